@@ -1,2 +1,26 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Reconstructs a textured, lit 3D head from photos of a face (the part that runs outside Blender)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+__all__ = ["Bundle", "GanfitError", "Options", "__version__", "reconstruct"]
+
+if TYPE_CHECKING:
+    from .bundle import Bundle
+    from .errors import GanfitError
+    from .options import Options
+    from .pipeline import reconstruct
+
+_HOME = {"Bundle": "bundle", "GanfitError": "errors", "Options": "options", "reconstruct": "pipeline"}
+
+
+def __getattr__(name: str) -> Any:
+    """Imports the public names on first use, so that `import backend` stays free of torch."""
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f".{_HOME[name]}", __name__), name)
