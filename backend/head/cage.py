@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The control cage of the head: MakeHuman's skin and the parts around it, in metres and GLB axes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from backend.head import makehuman
+
+PARTS = ("skin", "eye_left", "eye_right", "teeth", "tongue", "lashes")
+MEAN_INTERPUPILLARY = 0.063
+"""Metres between the mean adult's pupils; MakeHuman's mean adult has 57.8 mm, so the head is scaled by it."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One part of the head before it is stacked; `motion` rows follow the same order as the directions."""
+
+    name: str
+    verts: np.ndarray  # (n, 3)
+    quads: np.ndarray  # (q, 4) into verts
+    corner_uv_makehuman: np.ndarray  # (q, 4, 2)
+    makehuman_index: np.ndarray  # (n,), -1 where the vertex is ours
+    identity: np.ndarray  # (D, n, 3)
+    expression: np.ndarray  # (52, n, 3)
+    mirror: np.ndarray  # (n,) within the part; for an eye: within the other eye
+
+
+@dataclass(frozen=True)
+class Cage:
+    """The stacked cage. Metres, +Y up, +Z towards the viewer, +X the subject's left, origin between the eyes."""
+
+    verts: np.ndarray  # (V, 3) float64, MakeHuman's mean young adult
+    quads: np.ndarray  # (Q, 4) int32
+    part: np.ndarray  # (Q,) uint8 into PARTS
+    corner_uv_makehuman: np.ndarray  # (Q, 4, 2) float32, v up
+    makehuman_index: np.ndarray  # (V,) int32, -1 where the vertex is ours
+    mirror: np.ndarray  # (V,) int32
+    identity_names: tuple[str, ...]  # D names, e.g. "nose/nose-scale-horiz-incr"
+    identity: np.ndarray  # (D, V, 3) float32, metres per unit of the slider, as MakeHuman has them (rigid motion in)
+    expression_names: tuple[str, ...]  # 52 ARKit names, sorted
+    expression: np.ndarray  # (52, V, 3) float32, metres at weight 1
+
+    def part_vertices(self, name: str) -> np.ndarray:
+        """Sorted vertex indices of one part."""
+        return np.unique(self.quads[self.part == PARTS.index(name)])
+
+
+def sphere_fit(points: np.ndarray) -> tuple[np.ndarray, float]:
+    """Least-squares sphere through points (n, 3): centre (3,) and radius."""
+    system = np.concatenate([2 * points, np.ones((len(points), 1))], axis=1)
+    solution = np.linalg.lstsq(system, (points**2).sum(1), rcond=None)[0]
+    centre = solution[:3]
+    return centre, float(np.sqrt(solution[3] + centre @ centre))
+
+
+def _group_vertices(base: makehuman.BaseMesh, *groups: str) -> np.ndarray:
+    return np.unique(base.quads[np.isin(base.group, groups)])
+
+
+def _copied_part(name: str, base: makehuman.BaseMesh, faces: np.ndarray, verts: np.ndarray,
+                 identity: np.ndarray, expression: np.ndarray) -> Part:
+    """A part that takes its faces (F,) bool from MakeHuman as they are."""
+    index = np.unique(base.quads[faces])
+    return Part(
+        name, verts[index], np.searchsorted(index, base.quads[faces]), base.uv[base.uv_quads[faces]],
+        index, identity[:, index], expression[:, index], np.searchsorted(index, base.mirror[index]),
+    )
+
+
+def build_cage(folder: Path | None = None) -> Cage:
+    """Build the cage from MakeHuman's files (2 to 3 seconds).
+
+    Args:
+        folder: holds `mpfb2/` and `faceunits01/`; by default the installed asset `makehuman`.
+    """
+    folder = folder or makehuman.data_folder()
+    base = makehuman.read_base(folder)
+    count = len(base.verts)
+    mean, directions = makehuman.read_identity(folder, count)
+    units = makehuman.read_expressions(folder, count)
+    verts = base.verts + mean
+
+    left, right = (sphere_fit(verts[_group_vertices(base, f"helper-{side}-eye")])[0] for side in "lr")
+    scale = MEAN_INTERPUPILLARY / np.linalg.norm(left - right)
+    verts = (verts - (left + right) / 2) * scale
+    head = np.unique(base.quads[makehuman.head_faces(base)])
+    names = tuple(n for n, d in directions.items() if np.abs(d[head]).max() * scale > makehuman.SMALLEST_DIRECTION)
+    identity = np.stack([directions[n] for n in names]) * scale
+    expression = np.stack(list(units.values())) * scale
+    parts = _build_parts(base, verts, identity, expression)
+    return _stack(parts, names, tuple(units))
+
+
+def _build_parts(base: makehuman.BaseMesh, verts: np.ndarray, identity: np.ndarray,
+                 expression: np.ndarray) -> list[Part]:
+    groups = {
+        "eye_left": ("helper-l-eye",), "eye_right": ("helper-r-eye",),
+        "teeth": ("helper-upper-teeth", "helper-lower-teeth"), "tongue": ("helper-tongue",),
+        "lashes": tuple(f"helper-{s}-eyelashes-{i}" for s in "lr" for i in (1, 2)),
+    }
+    parts = [_copied_part("skin", base, makehuman.head_faces(base), verts, identity, expression)]
+    for name, members in groups.items():
+        parts.append(_copied_part(name, base, np.isin(base.group, members), verts, identity, expression))
+    return parts
+
+
+def _stack(parts: list[Part], identity_names: tuple[str, ...], expression_names: tuple[str, ...]) -> Cage:
+    """Stack the parts in the order of PARTS; an eye's mirror lies in the other eye."""
+    assert tuple(part.name for part in parts) == PARTS
+    counts = [len(part.verts) for part in parts]
+    start = np.concatenate([[0], np.cumsum(counts)])
+    home = {"eye_left": "eye_right", "eye_right": "eye_left"}
+    mirror = [start[PARTS.index(home.get(p.name, p.name))] + p.mirror for p in parts]
+    return Cage(
+        verts=np.concatenate([p.verts for p in parts]),
+        quads=np.concatenate([p.quads + s for p, s in zip(parts, start, strict=False)]).astype(np.int32),
+        part=np.concatenate([np.full(len(p.quads), i) for i, p in enumerate(parts)]).astype(np.uint8),
+        corner_uv_makehuman=np.concatenate([p.corner_uv_makehuman for p in parts]).astype(np.float32),
+        makehuman_index=np.concatenate([p.makehuman_index for p in parts]).astype(np.int32),
+        mirror=np.concatenate(mirror).astype(np.int32),
+        identity_names=identity_names,
+        identity=np.concatenate([p.identity for p in parts], axis=1).astype(np.float32),
+        expression_names=expression_names,
+        expression=np.concatenate([p.expression for p in parts], axis=1).astype(np.float32),
+    )
