@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""From the parameters in `result.json` to meshes, textures and pictures: used by the fit and by `render`, so both agree."""
+import io
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from backend.fit.person import Person
+from backend.render.camera import Camera
+from backend.render.lights import Lights
+from backend.render.render import RenderOutput
+
+MAX_RENDER = 2048
+"""Longest side in pixels that is rendered at once; a larger photo gets this render scaled up."""
+GEOMETRY_GREY = 0.72
+"""sRGB albedo of the grey view of the geometry."""
+
+
+@dataclass
+class Assembled:
+    """Everything that follows from the parameters alone.
+
+    cage (V0, 3), verts1 (V, V1, 3): metres, metric scale; landmarks (68, 3): metres, view 0; texture (1, 3, S, S).
+    """
+
+    person: Person
+    cage: Tensor
+    verts1: Tensor
+    landmarks: Tensor
+    texture: Tensor
+    palette: Tensor
+    cameras: list[Camera]
+    lights: list[Lights]
+
+
+def assemble(result: dict, person: Person, device: torch.device) -> Assembled:
+    """Rebuilds the person from a `result.json` of version 1 (identity, latent, palette; expression, camera, lights)."""
+    head = person.head
+    shape, views = result["shape"], result["views"]
+    identity = torch.tensor([shape["coefficients"]], dtype=torch.float32, device=device)
+    expression = torch.tensor([[v["expression"][n] for n in head.expression_names] for v in views], device=device)
+    with torch.no_grad():
+        neutral = head.cage(identity, torch.zeros_like(expression[:1])) * shape["scale"]
+        verts1 = head.subdivide(head.cage(identity.expand(len(views), -1), expression)) * shape["scale"]
+        latent = torch.tensor([result["texture"]["latent"]], dtype=torch.float32, device=device)
+        texture = person.generator(latent, result["texture"]["size"]).clamp(0, 1)
+        # Quantised like the file, so that whoever reads the file renders the same picture.
+        texture = (texture * 255).round() / 255
+        palette = torch.tensor([result["palette"][n] for n in head.palette_names], device=device)
+    return Assembled(person, neutral[0], verts1, head.landmarks(verts1[:1], "68")[0], texture, palette,
+                     [Camera.from_result(v["camera"], device) for v in views],
+                     [Lights.from_result(v["lights"], device) for v in views])
+
+
+def picture(scene: Assembled, view: int, camera: Camera, lights: Lights | None = None,
+            grey: bool = False) -> RenderOutput:
+    """Renders one view's geometry under any camera; `grey` replaces texture and palette by a grey surface."""
+    texture, palette = scene.texture, scene.palette
+    if grey:
+        texture = torch.full_like(texture[:, :, :8, :8], GEOMETRY_GREY)
+        palette = torch.full_like(palette, GEOMETRY_GREY)
+    with torch.no_grad():
+        return scene.person.picture(scene.verts1[view:view + 1], texture, palette, camera, lights or scene.lights[view])
+
+
+def head_box(scene: Assembled, view: int) -> tuple[float, float, float]:
+    """(x0, y0, side) of the square that holds the projected head in a photo, with a margin, pixels."""
+    points = scene.cameras[view].project(scene.verts1[view:view + 1])[0]
+    low, high = points.min(0).values, points.max(0).values
+    side = float((high - low).max()) * 1.04
+    centre = (low + high) / 2
+    return float(centre[0]) - side / 2, float(centre[1]) - side / 2, side
+
+
+def full_render(scene: Assembled, view: int) -> np.ndarray:
+    """The head in the photo's own size: (H, W, 4) uint8, sRGB, straight alpha."""
+    camera = scene.cameras[view]
+    height, width = camera.size
+    x0, y0, side = head_box(scene, view)
+    left, top = max(int(x0), 0), max(int(y0), 0)
+    right, bottom = min(int(x0 + side) + 1, width), min(int(y0 + side) + 1, height)
+    canvas = np.zeros((height, width, 4), np.uint8)
+    if right <= left or bottom <= top:
+        return canvas
+    scale = min(1.0, MAX_RENDER / max(right - left, bottom - top))
+    size = (max(1, round((bottom - top) * scale)), max(1, round((right - left) * scale)))
+    out = picture(scene, view, camera.crop(left, top, scale, size))
+    patch = Image.fromarray(straight_rgba(out))
+    if scale < 1:
+        patch = patch.resize((right - left, bottom - top), Image.Resampling.BICUBIC)
+    canvas[top:bottom, left:right] = np.asarray(patch)
+    return canvas
+
+
+def straight_rgba(out: RenderOutput) -> np.ndarray:
+    """A render over black as (H, W, 4) uint8 with straight alpha."""
+    alpha = out.alpha[0].clamp(0, 1)
+    rgb = (out.rgb[0] / alpha.clamp(min=1e-3)).clamp(0, 1)
+    return (torch.cat([rgb, alpha], -1) * 255).round().to(torch.uint8).cpu().numpy()
+
+
+def texture_png(texture: Tensor) -> bytes:
+    """(1, 3, S, S) sRGB in [0, 1] -> PNG."""
+    return png((texture[0].permute(1, 2, 0) * 255).round().to(torch.uint8).cpu().numpy())
+
+
+def png(image: np.ndarray) -> bytes:
+    """uint8 (H, W, 3 or 4) -> PNG, the same bytes for the same picture."""
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "PNG", compress_level=6)
+    return buffer.getvalue()
+
+
+def jpeg(image: np.ndarray, quality: int = 92) -> bytes:
+    """uint8 (H, W, 3) -> JPEG."""
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "JPEG", quality=quality, subsampling=0)
+    return buffer.getvalue()

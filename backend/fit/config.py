@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a fit does: one dataclass of loss weights and settings per stage, and the presets made of them."""
+from dataclasses import dataclass, field, replace
+
+
+@dataclass(frozen=True)
+class LossWeights:
+    """Weights of GANFIT's energy (Gecer et al., CVPR 2019, Eq. 9 and Sec. 3.3). A weight of 0 switches a term off."""
+
+    identity: float = 2.0
+    """`L_id`: 1 - cosine between the identity embeddings of the photo and of the render (paper: 2)."""
+    identity_random: float = 2.0
+    """`L_id^`: the same for a second render under a random expression, camera and light (paper: 2)."""
+    content: float = 50.0
+    """`L_con`: distance of the identity network's inner activations (paper: 50)."""
+    pixel: float = 4.0
+    """`L_pix`: robust L1 inside the visible skin, encoded sRGB (paper: 1). Raised because our identity network
+    sees 150 x 150 pixels where the paper's pixel term averages over a photo that the face fills."""
+    landmark: float = 0.5
+    """`L_lan`: landmark network on photo and on render, mean distance in percent of the interocular distance.
+    The paper's 0.001 weighs a sum over pixel coordinates; this one is free of the photo's size."""
+    landmark_mesh: float = 0.5
+    """Distance of the projected mesh landmarks to the photo's, same unit: keeps the fit in place while the
+    landmark network does not yet see a face in the render."""
+    shape: float = 0.02
+    """`Reg(p_s)`: mean square of the identity coefficients, in standard deviations."""
+    expression: float = 0.3
+    """`Reg(p_e)`: mean square of the 52 ARKit coefficients, in 0..1."""
+    latent: float = 0.05
+    """Mean square of the texture latent (its prior is a standard normal)."""
+    light: float = 0.05
+    """`Reg(p_l)`: light is grey and as bright as a photographer would set it; this fixes the gauge in
+    `albedo x light`, see `losses.light_prior`."""
+    radiance: float = 10.0
+    """Penalty on negative radiance of the spherical harmonics."""
+    camera: float = 0.02
+    """Log-normal prior on the distance between camera and head."""
+
+
+@dataclass(frozen=True)
+class LearningRates:
+    """Adam step sizes per parameter group (paper: 0.01 for all). Units differ: see each line."""
+
+    identity: float = 0.04
+    """standard deviations"""
+    expression: float = 0.01
+    """ARKit coefficient, 0..1"""
+    latent: float = 0.04
+    """standard deviations"""
+    rotation: float = 0.004
+    """radians"""
+    position: float = 0.004
+    """interocular distances across the picture, log of scale, log of distance"""
+    light: float = 0.02
+    """radiance"""
+    palette: float = 0.01
+    """sRGB 0..1"""
+
+
+@dataclass(frozen=True)
+class StageConfig:
+    """One stage of gradient descent with the full energy."""
+
+    iterations: int
+    """number of Adam steps"""
+    crop_size: int
+    """side of the square crop of the photo that is rendered and compared, pixels"""
+    texture_size: int
+    """side of the generator's map in this stage, texels"""
+    weights: LossWeights = field(default_factory=LossWeights)
+    rates: LearningRates = field(default_factory=LearningRates)
+    final_rate: float = 0.1
+    """the step sizes fall to this share of themselves over the stage (cosine)"""
+
+
+@dataclass(frozen=True)
+class FitConfig:
+    """Alignment from landmarks, then the stages of the full energy in order."""
+
+    align_steps: int
+    """Gauss-Newton steps of the landmark alignment"""
+    stages: tuple[StageConfig, ...]
+
+    @property
+    def iterations(self) -> int:
+        """Total number of Adam steps."""
+        return sum(stage.iterations for stage in self.stages)
+
+    def with_weights(self, **changes: float) -> "FitConfig":
+        """A copy in which every stage has these loss weights changed."""
+        return replace(self, stages=tuple(replace(s, weights=replace(s.weights, **changes)) for s in self.stages))
+
+    def with_iterations(self, total: int) -> "FitConfig":
+        """A copy whose stages share `total` iterations in the same proportions (at least one each)."""
+        share = total / max(self.iterations, 1)
+        return replace(self, stages=tuple(replace(s, iterations=max(1, round(s.iterations * share)))
+                                          for s in self.stages))
+
+
+PRESETS: dict[str, FitConfig] = {
+    "draft": FitConfig(12, (StageConfig(40, 192, 256),)),
+    "standard": FitConfig(20, (StageConfig(90, 224, 256), StageConfig(70, 256, 512))),
+    "best": FitConfig(25, (StageConfig(150, 256, 256), StageConfig(250, 384, 512))),
+}

@@ -1,0 +1,290 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The fit: gradient descent on shape, texture, expression, camera and light at once (GANFIT, CVPR 2019, Sec. 3.4)."""
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from backend.errors import GanfitError
+from backend.fit import losses
+from backend.fit.config import FitConfig, LearningRates, LossWeights, StageConfig
+from backend.fit.parameters import DISTANCE_PRIOR, FitParameters, ViewFrame, camera_of
+from backend.fit.person import Person, stack_cameras
+from backend.fit.views import View, five_points
+from backend.networks.facemesh import FaceMesh, differentiable_crop
+from backend.render.camera import Camera
+from backend.render.lights import Lights, radiance_penalty, random_lights, solve_sh
+
+RANDOM_VIEW_SIZE = 176
+"""Side of the second render in pixels: the identity network sees 150 of them."""
+LUMA = (0.2126, 0.7152, 0.0722)
+
+
+@dataclass
+class FitTrace:
+    """What happened: loss terms per iteration (unweighted) and seconds by part of an iteration."""
+
+    losses: dict[str, list[float]] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def add(self, terms: dict[str, Tensor]) -> None:
+        """Appends one iteration."""
+        for name, value in terms.items():
+            self.losses.setdefault(name, []).append(float(value.detach()))
+
+
+Progress = Callable[[str, int, int, dict[str, float]], None]
+
+
+class Energy:
+    """E(p) of GANFIT for fixed photos at one crop size; every term can be switched off by its weight."""
+
+    def __init__(self, person: Person, views: list[View], identity: torch.nn.Module, mesh: FaceMesh,
+                 stage: StageConfig, rng: torch.Generator, device: torch.device):
+        self.person, self.views, self.identity, self.mesh = person, views, identity, mesh
+        self.stage, self.rng, self.device = stage, rng, device
+        self.frames: list[ViewFrame] = [v.frame for v in views]
+        size = stage.crop_size
+        crops = [v.crop(size) for v in views]
+        self.photo = torch.cat([c[0] for c in crops]).to(device)
+        self.inside = torch.cat([c[1] for c in crops]).to(device)
+        self.grey = torch.tensor([v.grey for v in views], device=device)
+        self.points = torch.stack([v.points() for v in views]).to(device)
+        self.units = torch.tensor([v.frame.unit for v in views], device=device)
+        self.landmark_model = person.landmark_model()
+        mesh_to_photo = torch.stack([torch.as_tensor(v.landmarks.transform, dtype=torch.float32) for v in views])
+        self.mesh_transform = self._to_crop(mesh_to_photo)
+        chip_to_photo = identity.chip_transform(five_points(self.points[:, :468].cpu()))
+        self.chip_transform = self._to_crop(chip_to_photo)
+        self.net_unit = self.units / torch.linalg.norm(mesh_to_photo[:, :, 0], dim=1).to(device)
+        with torch.no_grad():
+            pictures = self.photo.permute(0, 3, 1, 2)
+            self.photo_points, _ = mesh(differentiable_crop(pictures, self.mesh_transform, 192))
+            self.photo_embedding, self.photo_layers = identity(
+                differentiable_crop(pictures, self.chip_transform, identity.chip_size))
+
+    def _to_crop(self, transforms: Tensor) -> Tensor:
+        size = self.stage.crop_size
+        return torch.stack([v.to_crop(t, size) for v, t in zip(self.views, transforms, strict=True)]).to(self.device)
+
+    def cameras(self, params: FitParameters) -> Camera:
+        """The crop cameras of all views as one batch."""
+        size = self.stage.crop_size
+        return stack_cameras([camera_of(params, self.frames, i).crop(v.box[0], v.box[1], size / v.box[2], (size, size))
+                              for i, v in enumerate(self.views)])
+
+    def __call__(self, params: FitParameters, clock: "Clock") -> tuple[dict[str, Tensor], Tensor]:
+        """All active terms, unweighted, and the render (V, size, size, 3) of the crops."""
+        weights, person = self.stage.weights, self.person
+        with clock("geometry"):
+            _, verts1 = person.geometry(params)
+        with clock("generator"):
+            texture = person.texture(params, self.stage.texture_size)
+        with clock("render"):
+            out = person.picture(verts1, texture, params.palette, self.cameras(params), params.lights())
+            rgb = as_grey(out.rgb, self.grey)
+            mask = person.pixel_mask(out) * self.inside
+            # Behind the head the networks see the photo itself: only the head's pixels carry gradients.
+            composed = rgb + (1 - out.alpha) * self.photo
+        terms: dict[str, Tensor] = {}
+        pictures = composed.permute(0, 3, 1, 2)
+        if weights.pixel:
+            terms["pixel"] = losses.pixel_distance(self.photo, rgb, mask)
+        if weights.landmark:
+            with clock("landmark network"):
+                points, _ = self.mesh(differentiable_crop(pictures, self.mesh_transform, 192))
+                terms["landmark"] = losses.landmark_distance(points[..., :2], self.photo_points[..., :2], self.net_unit)
+        if weights.landmark_mesh:
+            terms["landmark_mesh"] = self.mesh_landmarks(params)
+        self.identity_terms(params, pictures, texture, terms, clock)
+        terms.update(self.priors(params))
+        return terms, rgb
+
+    def identity_terms(self, params: FitParameters, pictures: Tensor, texture: Tensor, terms: dict[str, Tensor],
+                       clock: "Clock") -> None:
+        """`L_id`, `L_con` on the render and `L_id^` on a second render under random conditions, in one network pass."""
+        weights, chips = self.stage.weights, []
+        if weights.identity or weights.content:
+            chips.append(differentiable_crop(pictures, self.chip_transform, self.identity.chip_size))
+        if weights.identity_random:
+            with clock("render"):
+                chips.append(self.random_chip(params, texture))
+        if not chips:
+            return
+        with clock("identity network"):
+            embedding, layers = self.identity(torch.cat(chips))
+        views = len(self.views)
+        if weights.identity or weights.content:
+            terms["identity"] = 1 - self.identity.similarity(embedding[:views], self.photo_embedding).mean()
+            terms["content"] = losses.content_distance(self.photo_layers, [a[:views] for a in layers])
+        if weights.identity_random:
+            terms["identity_random"] = 1 - self.identity.similarity(embedding[-1:], self.photo_embedding).mean()
+
+    def random_chip(self, params: FitParameters, texture: Tensor) -> Tensor:
+        """The same person under an expression, camera and light drawn at random (Eq. 4): a chip (1, 3, size, size)."""
+        person, rng = self.person, self.rng
+        expression = (torch.rand(1, 52, generator=rng) * (torch.rand(1, 52, generator=rng) < 0.12)).to(self.device) * 0.6
+        cage = person.head.cage(params.identity[None], expression)
+        verts1 = person.head.subdivide(cage)
+        camera = random_camera(rng, RANDOM_VIEW_SIZE, self.device)
+        lights = random_lights(1, rng)
+        lights = Lights(lights.sh.to(self.device), lights.sun_direction.to(self.device), lights.sun_rgb.to(self.device))
+        out = person.picture(verts1, texture, params.palette, camera, lights)
+        backdrop = torch.rand(1, 1, 1, 3, generator=rng).to(self.device)
+        picture = as_grey(out.rgb + (1 - out.alpha) * backdrop, self.grey[:1]).permute(0, 3, 1, 2)
+        with torch.no_grad():
+            points = camera.project(person.head.landmarks(verts1, "468"))
+            transform = self.identity.chip_transform(five_points(points))
+        return differentiable_crop(picture, transform, self.identity.chip_size)
+
+    def mesh_landmarks(self, params: FitParameters) -> Tensor:
+        """Distance of the projected mesh landmarks to the photo's, see `losses.landmark_distance`."""
+        total = []
+        for i in range(len(self.views)):
+            points = self.landmark_model.points(params.identity, params.expression[i])[None]
+            projected = camera_of(params, self.frames, i).project(points)
+            total.append(losses.landmark_distance(projected, self.points[i:i + 1], self.units[i:i + 1],
+                                                  self.landmark_model.weights))
+        return torch.stack(total).mean()
+
+    def priors(self, params: FitParameters) -> dict[str, Tensor]:
+        """The regularisers of Eq. 9."""
+        return {"shape": losses.gaussian_prior(params.identity), "expression": losses.gaussian_prior(params.expression),
+                "latent": losses.gaussian_prior(params.latent), "light": losses.light_prior(params.sh, params.sun_rgb),
+                "radiance": radiance_penalty(params.sh),
+                "camera": losses.distance_prior(params.log_distance, *DISTANCE_PRIOR)}
+
+
+class Clock:
+    """Adds up seconds by name; nested use counts for the inner name as well."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._name, self._start = "", 0.0
+
+    def __call__(self, name: str) -> "Clock":
+        self._name, self._start = name, time.perf_counter()
+        return self
+
+    def __enter__(self) -> None:
+        self._entered = (self._name, self._start)
+
+    def __exit__(self, *_: object) -> None:
+        name, start = self._entered
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+
+
+def as_grey(rgb: Tensor, grey: Tensor) -> Tensor:
+    """rgb (B, H, W, 3); views with grey (B,) set are replaced by their luma, as a black-and-white film would."""
+    if not bool(grey.any()):
+        return rgb
+    luma = (rgb * rgb.new_tensor(LUMA)).sum(-1, keepdim=True).expand_as(rgb)
+    return torch.where(grey[:, None, None, None], luma, rgb)
+
+
+def random_camera(rng: torch.Generator, size: int, device: torch.device) -> Camera:
+    """A camera 0.7 to 1.5 m in front of the face, within 40 degrees of yaw and 15 of pitch, the head filling it."""
+    u = torch.rand(4, generator=rng) * 2 - 1
+    yaw, pitch, distance = 0.7 * u[0], 0.26 * u[1], 1.1 + 0.4 * u[2]
+    cy, sy, cp, sp = yaw.cos(), yaw.sin(), pitch.cos(), pitch.sin()
+    zero, one = torch.zeros(()), torch.ones(())
+    turn = torch.stack([torch.stack([cy, zero, sy]), torch.stack([zero, one, zero]), torch.stack([-sy, zero, cy])])
+    nod = torch.stack([torch.stack([one, zero, zero]), torch.stack([zero, cp, -sp]), torch.stack([zero, sp, cp])])
+    rotation = nod @ turn
+    target = rotation @ torch.tensor([0.0, -0.035, 0.02])
+    translation = torch.stack([-target[0], -target[1], -distance - target[2]])
+    return Camera(rotation=axis_angle(rotation)[None].to(device), translation=translation[None].to(device),
+                  fov_y=(2 * torch.atan(0.15 / distance))[None].to(device),
+                  principal=torch.full((1, 2), size / 2, device=device), size=(size, size))
+
+
+def axis_angle(rotation: Tensor) -> Tensor:
+    """(3, 3) -> (3,), angles below pi."""
+    axis = torch.stack([rotation[2, 1] - rotation[1, 2], rotation[0, 2] - rotation[2, 0],
+                        rotation[1, 0] - rotation[0, 1]])
+    angle = torch.acos(((rotation.trace() - 1) / 2).clamp(-1, 1))
+    return axis * (angle / (2 * angle.sin()).clamp(min=1e-6))
+
+
+def initial_light(energy: Energy, params: FitParameters) -> FitParameters:
+    """Solves the spherical harmonics that light the mean texture like the photo, by least squares per view."""
+    with torch.no_grad():
+        _, verts1 = energy.person.geometry(params)
+        texture = energy.person.texture(params, energy.stage.texture_size)
+        out = energy.person.picture(verts1, texture, params.palette, energy.cameras(params), params.lights())
+        mask = energy.person.pixel_mask(out) * energy.inside * (out.skin > 0.5)
+        sh = solve_sh(energy.photo, out.albedo, out.normal, out.ao, mask)
+    return FitParameters(**{**params.tensors(), "sh": sh.to(params.sh)})
+
+
+def optimiser(params: FitParameters, rates: LearningRates) -> torch.optim.Adam:
+    """Adam with one group per kind of parameter."""
+    groups = {"identity": ["identity"], "expression": ["expression"], "latent": ["latent"], "rotation": ["rotation"],
+              "position": ["centre", "log_scale", "log_distance"], "light": ["sh", "sun_direction", "sun_rgb"],
+              "palette": ["palette"]}
+    return torch.optim.Adam([{"params": [getattr(params, n) for n in names], "lr": getattr(rates, group)}
+                             for group, names in groups.items()], betas=(0.9, 0.99))
+
+
+def run_stage(energy: Energy, params: FitParameters, trace: FitTrace, done: int, total: int,
+              progress: Progress | None, cancelled: Callable[[], bool] | None) -> FitParameters:
+    """One stage of Adam; `done` of `total` iterations lie behind it.
+
+    Raises GanfitError: cancelled, fit_diverged (a term is not a number).
+    """
+    stage = energy.stage
+    weights: LossWeights = stage.weights
+    params = params.require_grad()
+    adam = optimiser(params, stage.rates)
+    schedule = torch.optim.lr_scheduler.LambdaLR(adam, lambda i: stage.final_rate + (1 - stage.final_rate) * 0.5 * (
+        1 + torch.cos(torch.tensor(torch.pi * i / stage.iterations)).item()))
+    clock = Clock()
+    for i in range(stage.iterations):
+        if cancelled is not None and cancelled():
+            raise GanfitError("cancelled", "The reconstruction was cancelled.")
+        start = time.perf_counter()
+        adam.zero_grad(set_to_none=True)
+        terms, _ = energy(params, clock)
+        total_loss = sum(getattr(weights, name) * value for name, value in terms.items())
+        with clock("backward"):
+            total_loss.backward()
+        check_finite(terms, params, done + i)
+        adam.step()
+        schedule.step()
+        params.clamp_()
+        trace.add(terms)
+        clock.seconds["iteration"] = clock.seconds.get("iteration", 0.0) + time.perf_counter() - start
+        if progress is not None:
+            progress("fit", done + i + 1, total, {k: float(v.detach()) for k, v in terms.items()})
+    for name, value in clock.seconds.items():
+        trace.seconds[name] = trace.seconds.get(name, 0.0) + value
+    return params.detach()
+
+
+def check_finite(terms: dict[str, Tensor], params: FitParameters, iteration: int) -> None:
+    """Raises GanfitError fit_diverged that names the first term or gradient that is not a finite number."""
+    for name, value in terms.items():
+        if not bool(torch.isfinite(value)):
+            raise GanfitError("fit_diverged", f"The fit broke down in step {iteration}: {name} is not a number.")
+    for name, value in params.tensors().items():
+        if value.grad is not None and not bool(torch.isfinite(value.grad).all()):
+            raise GanfitError("fit_diverged",
+                              f"The fit broke down in step {iteration}: the gradient of {name} is not a number.")
+
+
+def fit(person: Person, views: list[View], params: FitParameters, identity: torch.nn.Module, mesh: FaceMesh,
+        config: FitConfig, seed: int, progress: Progress | None = None,
+        cancelled: Callable[[], bool] | None = None) -> tuple[FitParameters, FitTrace]:
+    """All stages of the full energy from aligned parameters. Deterministic on the CPU for one seed and thread count."""
+    device = params.identity.device
+    rng = torch.Generator().manual_seed(seed)
+    trace, done = FitTrace(), 0
+    for number, stage in enumerate(config.stages):
+        energy = Energy(person, views, identity, mesh, stage, rng, device)
+        if number == 0:
+            params = initial_light(energy, params)
+        params = run_stage(energy, params, trace, done, config.iterations, progress, cancelled)
+        done += stage.iterations
+    return params, trace

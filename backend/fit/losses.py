@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The terms of GANFIT's energy as pure functions (Gecer et al., CVPR 2019, Sec. 3.3)."""
+import math
+
+import torch
+from torch import Tensor
+
+WHITE_IRRADIANCE = math.pi
+"""A white, unshaded surface under this irradiance encodes to exactly 1 (out = albedo / pi * E)."""
+
+
+def content_distance(photo: list[Tensor], render: list[Tensor]) -> Tensor:
+    """`L_con` (Eq. 5): sum over layers of the L2 norm of the difference over H * W * C, mean over the batch.
+
+    photo, render: lists of (B, C, H, W) activations of the same network.
+    """
+    total = photo[0].new_zeros(())
+    for a, b in zip(photo, render, strict=True):
+        total = total + (a - b).flatten(1).norm(dim=1).mean() / a[0].numel()
+    return total
+
+
+def robust_weights(difference: Tensor, scale: float = 0.12) -> Tensor:
+    """Weights in (0, 1] that fall with the size of a residual, constants for the gradient (Geman-McClure).
+
+    difference: (B, H, W, C), encoded sRGB. Occluders, hair and glasses differ by more than `scale` and stop pulling.
+    Returns (B, H, W, 1).
+    """
+    square = (difference.detach() ** 2).mean(-1, keepdim=True)
+    return 1 / (1 + square / scale**2) ** 2
+
+
+def pixel_distance(photo: Tensor, render: Tensor, mask: Tensor, robust: bool = True) -> Tensor:
+    """`L_pix` (Eq. 6): weighted mean absolute difference of encoded colours.
+
+    photo, render: (B, H, W, 3) in [0, 1]; mask: (B, H, W, 1) in [0, 1], constant. An empty mask gives 0.
+    """
+    difference = photo - render
+    weights = mask * robust_weights(difference) if robust else mask
+    return (weights * difference.abs()).sum() / (3 * mask.sum()).clamp(min=1)
+
+
+def landmark_distance(a: Tensor, b: Tensor, unit: Tensor, weights: Tensor | None = None) -> Tensor:
+    """`L_lan` (Eq. 7): weighted mean distance of corresponding points in units of the interocular distance.
+
+    a, b: (B, N, 2) pixels; unit: (B,) pixels; weights: (N,) or (B, N). A Charbonnier norm with a width of 0.5 %
+    keeps the gradient finite at zero.
+    """
+    distance = (((a - b) / unit[:, None, None]) ** 2).sum(-1).add(0.005**2).sqrt() - 0.005
+    if weights is None:
+        return distance.mean()
+    weights = weights.expand_as(distance)
+    return (weights * distance).sum() / weights.sum().clamp(min=1e-9)
+
+
+def gaussian_prior(coefficients: Tensor) -> Tensor:
+    """Mean square: the negative log of a standard normal up to constants."""
+    return (coefficients**2).mean()
+
+
+def light_prior(sh: Tensor, sun_rgb: Tensor) -> Tensor:
+    """Fixes the gauge of `albedo x light`: light is grey and bright enough to expose white skin well.
+
+    sh: (B, 9, 3) radiance; sun_rgb: (B, 3) irradiance. The mean irradiance over all normals is
+    pi * c00 * Y00 + sun / 4; its log over 0.7 * pi has zero mean with a standard deviation of 0.5 in brightness and
+    0.1 in the ratio of the channels; bands 1 and 2 of different channels have the same shape.
+    """
+    mean = (math.pi * sh[:, 0] / math.sqrt(4 * math.pi) + sun_rgb / 4).clamp(min=1e-3)
+    log = torch.log(mean / (0.7 * WHITE_IRRADIANCE))
+    brightness = log.mean(1)
+    chroma = log - brightness[:, None]
+    directional = sh[:, 1:] / mean[:, None]
+    tint = directional - directional.mean(-1, keepdim=True)
+    return ((brightness / 0.5) ** 2).mean() + ((chroma / 0.1) ** 2).mean() + ((tint / 0.1) ** 2).mean()
+
+
+def distance_prior(log_distance: Tensor, mean: float, sigma: float) -> Tensor:
+    """Squared deviation of the log distance, in standard deviations."""
+    return (((log_distance - mean) / sigma) ** 2).mean()

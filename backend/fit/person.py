@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""From parameters to geometry and pictures: the one place where head model, generator and renderer meet."""
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from backend.fit.align import LandmarkModel
+from backend.fit.parameters import FitParameters
+from backend.head.model import HeadModel
+from backend.render.camera import Camera
+from backend.render.lights import Lights
+from backend.render.render import RenderOutput, render
+from backend.texture.generator import Generator
+
+PIXEL_REGION_WEIGHTS = {"neck": 0.25, "ear_left": 0.4, "ear_right": 0.4, "scalp": 0.1, "mouth_bag": 0.3, "socket": 0.3}
+"""How much of the pixel term a region gets: hair, collars and ears explain little of a face."""
+
+DEFAULT_PALETTE = {"sclera": (0.86, 0.83, 0.81), "iris": (0.30, 0.22, 0.16), "limbus": (0.16, 0.12, 0.10),
+                   "pupil": (0.02, 0.02, 0.02), "teeth": (0.85, 0.82, 0.75), "gums": (0.62, 0.34, 0.33),
+                   "tongue": (0.62, 0.33, 0.32), "lashes": (0.06, 0.05, 0.05)}
+"""Colours where the optimisation starts, sRGB."""
+
+
+@dataclass
+class Person:
+    """Head model, generator and rasteriser of one fit; holds no parameters."""
+
+    head: HeadModel
+    generator: Generator
+    raster: object
+
+    def __post_init__(self) -> None:
+        head = self.head
+        weight = torch.ones(len(head.verts0))
+        for name, value in PIXEL_REGION_WEIGHTS.items():
+            mask = head.regions[name].to(weight)
+            weight = torch.minimum(weight, 1 - mask * (1 - value))
+        self.pixel_weight1 = head.subdivide(weight[None, :, None].expand(-1, -1, 3).to(head.verts0))[0, :, :1]
+        self.is_skin = head.tri1_part == 0
+
+    def default_palette(self) -> Tensor:
+        """(P, 3) sRGB."""
+        return torch.tensor([DEFAULT_PALETTE[name] for name in self.head.palette_names])
+
+    def landmark_model(self) -> LandmarkModel:
+        """The 468 mesh points and the two iris centres (subject's right, left) as a linear model, see `View.points`."""
+        head = self.head
+        points, weights = head.landmark_rows("468"), head.landmark_weights468()
+        eyes = self.iris_rows()
+        rows = torch.cat([points, eyes])
+        basis = torch.einsum("nv,mvc->mnc", rows, torch.cat([head.verts0[None], head.identity, head.expression]))
+        k = len(head.identity)
+        return LandmarkModel(basis[0], basis[1:1 + k], basis[1 + k:], torch.cat([weights, torch.ones(2)]))
+
+    def iris_rows(self) -> Tensor:
+        """(2, V0) weights whose sum over the cage's vertices gives the iris centres (subject's right, left)."""
+        head = self.head
+        iris = head.palette_weights0[:, head.palette_names.index("iris")]
+        right = (head.vertex_part == 2).float() * iris
+        left = (head.vertex_part == 1).float() * iris
+        return torch.stack([right / right.sum(), left / left.sum()])
+
+    def geometry(self, params: FitParameters) -> tuple[Tensor, Tensor]:
+        """Cage (V, V0, 3) and level-1 vertices (V, V1, 3) of every view, metres, in the model's own scale."""
+        views = len(params.expression)
+        cage = self.head.cage(params.identity[None].expand(views, -1), params.expression)
+        return cage, self.head.subdivide(cage)
+
+    def texture(self, params: FitParameters, size: int) -> Tensor:
+        """The generator's map (1, 3, size, size), sRGB in [0, 1]."""
+        return self.generator(params.latent[None], size)
+
+    def picture(self, verts1: Tensor, texture: Tensor, palette: Tensor, camera: Camera, lights: Lights) -> RenderOutput:
+        """Renders level-1 vertices (B, V1, 3) with one texture and palette."""
+        head = self.head
+        colours = (head.palette_weights1 @ palette)[None]
+        return render(self.raster, verts1, head.tri1, head.uv1, texture, colours, self.is_skin, head.ao1, camera, lights)
+
+    def pixel_mask(self, output: RenderOutput) -> Tensor:
+        """(B, H, W, 1) constant weights of the pixel term: region weight inside the visible skin, eyes count in full."""
+        with torch.no_grad():
+            weight = self.raster.interpolate(self.pixel_weight1[None], output.rast, self.head.tri1)
+            return weight.flip(1) * (output.alpha > 0.99)
+
+
+def stack_cameras(cameras: list[Camera]) -> Camera:
+    """One batched camera from cameras of the same picture size."""
+    return Camera(*(torch.cat([getattr(c, name) for c in cameras])
+                    for name in ("rotation", "translation", "fov_y", "principal")), size=cameras[0].size)

@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the fit needs to know of each photo: where the face is, its landmarks, its square crop, the networks' views."""
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from backend.errors import GanfitError
+from backend.fit.parameters import ViewFrame
+from backend.networks.detector import FaceDetector
+from backend.networks.facemesh import FaceLandmarks, FaceMesh, differentiable_crop
+from backend.photo import Photo
+
+FIVE_POINTS = ((33, 133), (263, 362), (2,))
+"""Face-mesh indices (subject's right eye corners, left eye corners, nose base) as used by `five_points`."""
+MIN_FACE = 40
+"""Smallest interocular distance times 2 that is fitted, pixels: below that there is no face to see."""
+
+
+@dataclass
+class View:
+    """One photo, prepared.
+
+    photo      the decoded picture
+    landmarks  468 points and irises in photo pixels
+    frame      units of the camera parameters
+    grey       the photo has no colour
+    box        (x0, y0, side) of the square crop in photo pixels; it may reach over the photo's edge
+    """
+
+    photo: Photo
+    landmarks: FaceLandmarks
+    frame: ViewFrame
+    grey: bool
+    box: tuple[float, float, float]
+
+    def points(self) -> Tensor:
+        """(470, 2) photo pixels: the 468 mesh points, then the centres of the subject's right and left iris."""
+        iris = np.asarray(self.landmarks.iris)[:, 0]
+        return torch.tensor(np.concatenate([self.landmarks.points, iris]), dtype=torch.float32)
+
+    def crop_transform(self, size: int) -> Tensor:
+        """(1, 2, 3): pixels of a crop of `size` px to photo pixels."""
+        x0, y0, side = self.box
+        return torch.tensor([[[side / size, 0, x0], [0, side / size, y0]]], dtype=torch.float32)
+
+    def to_crop(self, transform: Tensor, size: int) -> Tensor:
+        """A transform (..., 2, 3) into photo pixels, turned into one to pixels of the crop of `size` px."""
+        x0, y0, side = self.box
+        shifted = transform - transform.new_tensor([[0, 0, x0], [0, 0, y0]])
+        return shifted * (size / side)
+
+    def crop(self, size: int) -> tuple[Tensor, Tensor]:
+        """The photo's crop (1, size, size, 3) in [0, 1] and the mask (1, size, size, 1) of pixels inside the photo."""
+        x0, y0, side = self.box
+        height, width = self.photo.image.shape[:2]
+        # Read only what the crop covers, so that a 100-megapixel photo is not converted to float as a whole.
+        margin = int(np.ceil(2 * side / size)) + 2
+        left, top = max(int(x0) - margin, 0), max(int(y0) - margin, 0)
+        part = self.photo.image[top:int(y0 + side) + margin, left:int(x0 + side) + margin]
+        image = torch.from_numpy(np.ascontiguousarray(part)).permute(2, 0, 1)[None].float() / 255
+        transform = self.crop_transform(size) - torch.tensor([[[0, 0, left], [0, 0, top]]], dtype=torch.float32)
+        out = differentiable_crop(image, transform, size).permute(0, 2, 3, 1)
+        centres = (torch.arange(size) + 0.5) * (side / size)
+        inside_x = ((centres + x0 > 0) & (centres + x0 < width)).float()
+        inside_y = ((centres + y0 > 0) & (centres + y0 < height)).float()
+        return out.clamp(0, 1), (inside_y[:, None] * inside_x[None])[None, :, :, None]
+
+
+def choose_face(photo: Photo, detector: FaceDetector, face: int | None) -> tuple[object, list[str]]:
+    """The detection to fit and warnings. The largest face unless `face` (0-based, by size) says otherwise.
+
+    Raises GanfitError: no_face, face_index.
+    """
+    found = detector.detect(photo.image)
+    if not found:
+        raise GanfitError("no_face", f"No face was found in {photo.name}.")
+    index = 0 if face is None else face
+    if not 0 <= index < len(found):
+        raise GanfitError("face_index", f"{photo.name} has {len(found)} face(s), so there is no face {index}.",
+                          hint=f"Choose a number from 0 to {len(found) - 1}; 0 is the largest.")
+    warnings = []
+    if len(found) > 1 and face is None:
+        warnings.append(f"{photo.name} shows {len(found)} faces; the largest was taken (--face N chooses another).")
+    return found[index], warnings
+
+
+def prepare_view(photo: Photo, detector: FaceDetector, mesh: FaceMesh, face: int | None) -> tuple[View, list[str]]:
+    """Detects the face of a photo and everything that stays fixed during the fit.
+
+    Raises GanfitError: no_face, face_index, face_too_small.
+    """
+    detection, warnings = choose_face(photo, detector, face)
+    landmarks = mesh.landmarks(photo.image, detection)
+    points = np.asarray(landmarks.points)
+    if float(landmarks.presence) < 0.3:
+        raise GanfitError("no_face", f"What was found in {photo.name} does not look like a whole face.")
+    eyes = np.stack([points[[33, 133]].mean(0), points[[263, 362]].mean(0)])
+    # Seen from the side the eyes' distance shrinks, the face's height does not.
+    unit = max(float(np.linalg.norm(eyes[1] - eyes[0])), 0.5 * float(np.linalg.norm(points[10] - points[152])))
+    if unit * 2 < MIN_FACE:
+        raise GanfitError("face_too_small", f"The face in {photo.name} is only about {unit * 2:.0f} pixels wide.")
+    if unit * 2 < 3 * MIN_FACE:
+        warnings.append(f"The face in {photo.name} is small ({unit * 2:.0f} pixels); details will be guessed.")
+    height, width = photo.image.shape[:2]
+    focal = None if photo.focal_35mm is None else photo.focal_35mm * float(np.hypot(height, width)) / 43.27
+    anchor = eyes.mean(0)
+    frame = ViewFrame(size=(height, width), anchor=(float(anchor[0]), float(anchor[1])), unit=unit, focal=focal)
+    low, high = points.min(0), points.max(0)
+    centre, side = (low + high) / 2, 1.7 * float((high - low).max())
+    centre[1] -= 0.06 * side
+    box = (float(centre[0] - side / 2), float(centre[1] - side / 2), side)
+    sample = photo.image[::max(1, height // 256), ::max(1, width // 256)].astype(np.int16)
+    grey = int(np.abs(sample - sample.mean(-1, keepdims=True)).max()) <= 6
+    if grey:
+        warnings.append(f"{photo.name} has no colour; skin and eye colours are guesses.")
+    return View(photo, landmarks, frame, grey, box), warnings
+
+
+def five_points(points: Tensor) -> Tensor:
+    """Five face points in dlib's order from (B, 468, 2) mesh points, see `DlibIdentity.chip_transform`."""
+    right, left = points[:, [33, 133]], points[:, [263, 362]]
+    return torch.cat([left, right, points[:, [2]]], 1)
