@@ -35,7 +35,9 @@ class FitTrace:
             self.losses.setdefault(name, []).append(float(value.detach()))
 
 
-Progress = Callable[[str, int, int, dict[str, float]], None]
+Progress = Callable[[int, int, dict[str, float], Tensor | None], None]
+"""step (from 1), steps, unweighted loss terms, and now and then the render of the crops (V, H, W, 3)."""
+PREVIEW_EVERY = 10
 
 
 class Energy:
@@ -246,7 +248,7 @@ def run_stage(energy: Energy, params: FitParameters, trace: FitTrace, done: int,
             raise GanfitError("cancelled", "The reconstruction was cancelled.")
         start = time.perf_counter()
         adam.zero_grad(set_to_none=True)
-        terms, _ = energy(params, clock)
+        terms, rgb = energy(params, clock)
         total_loss = sum(getattr(weights, name) * value for name, value in terms.items())
         with clock("backward"):
             total_loss.backward()
@@ -257,7 +259,8 @@ def run_stage(energy: Energy, params: FitParameters, trace: FitTrace, done: int,
         trace.add(terms)
         clock.seconds["iteration"] = clock.seconds.get("iteration", 0.0) + time.perf_counter() - start
         if progress is not None:
-            progress("fit", done + i + 1, total, {k: float(v.detach()) for k, v in terms.items()})
+            progress(done + i + 1, total, {k: float(v.detach()) for k, v in terms.items()},
+                     rgb.detach() if i % PREVIEW_EVERY == 0 else None)
     for name, value in clock.seconds.items():
         trace.seconds[name] = trace.seconds.get(name, 0.0) + value
     return params.detach()

@@ -1,0 +1,264 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""How a photo becomes a head: decode, find the face, align, fit, assemble, write."""
+import importlib.metadata
+import json
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from backend import assets, glb
+from backend.assemble import Assembled, assemble, full_render, jpeg, png, texture_png
+from backend.bundle import Bundle, read_bundle, write_bundle
+from backend.errors import GanfitError
+from backend.fit.align import align, initial_parameters
+from backend.fit.config import PRESETS, FitConfig
+from backend.fit.fit import FitTrace, fit
+from backend.fit.metric import metric_scale
+from backend.fit.parameters import FitParameters, camera_of
+from backend.fit.person import Person
+from backend.fit.views import View, prepare_view
+from backend.head.model import load_head
+from backend.networks.detector import FaceDetector
+from backend.networks.facemesh import load_landmarks
+from backend.networks.identity import load_identity
+from backend.options import Options
+from backend.photo import load_photo
+from backend.render.lights import project_nonnegative
+from backend.render.raster import get_rasterizer
+from backend.sheet import contact_sheet, overlay
+from backend.texture.generator import load_generator
+
+TEXTURE_SIZE = 512
+PACKAGES = ("torch", "numpy", "scipy", "pillow", "safetensors")
+Report = Callable[[str, int, int, dict[str, float], float | None, Path | None], None]
+
+
+@dataclass
+class Models:
+    """Networks and head models that stay loaded between jobs; each is made on first use."""
+
+    kept: dict[tuple, object] = field(default_factory=dict)
+
+    def get(self, key: tuple, make: Callable[[], object]) -> object:
+        """The object under this key, made once."""
+        if key not in self.kept:
+            self.kept[key] = make()
+        return self.kept[key]
+
+    def person(self, options: Options, device: torch.device) -> Person:
+        """Head model, texture generator and rasteriser."""
+        def make() -> Person:
+            head = load_head(options.basis, device)
+            generator = load_generator(options.generator, device)
+            return Person(head, generator, get_rasterizer(device))
+        return self.get(("person", options.basis, options.generator, str(device)), make)
+
+    def detector(self) -> FaceDetector:
+        """The face detector."""
+        return self.get(("detector",), FaceDetector)
+
+    def landmarks(self, options: Options, device: torch.device) -> torch.nn.Module:
+        """The landmark network."""
+        return self.get(("landmarks", options.landmarks, str(device)),
+                        lambda: load_landmarks(options.landmarks).to(device))
+
+    def identity(self, options: Options, device: torch.device) -> torch.nn.Module:
+        """The identity network."""
+        return self.get(("identity", options.identity, str(device)),
+                        lambda: load_identity(options.identity).to(device))
+
+
+class Timeline:
+    """Stages, their seconds, the report of progress and the preview picture."""
+
+    def __init__(self, report: Report | None, folder: Path):
+        self.report, self.folder, self.seconds = report, folder, {}
+        self._stage, self._start, self._fit_start = "", time.perf_counter(), 0.0
+        self._preview: Path | None = None
+
+    def stage(self, name: str) -> None:
+        """Ends the running stage and begins another."""
+        now = time.perf_counter()
+        if self._stage:
+            self.seconds[self._stage] = self.seconds.get(self._stage, 0.0) + now - self._start
+        self._stage, self._start = name, now
+        if self.report and name:
+            self.report(name, 0, 1, {}, None, None)
+
+    def fit_step(self, step: int, steps: int, losses: dict[str, float], rendered: torch.Tensor | None) -> None:
+        """One iteration of the fit."""
+        if self.report is None:
+            return
+        preview = None
+        if rendered is not None:
+            # Two files in turn: whoever shows the last one never reads a half-written picture.
+            preview = self.folder / f"preview_{step // 10 % 2}.jpg"
+            picture = np.concatenate(list((rendered.clamp(0, 1) * 255).to(torch.uint8).cpu().numpy()), 1)
+            Image.fromarray(picture).save(preview, quality=85)
+        left = (time.perf_counter() - self._start) / step * (steps - step)
+        self.report("fit", step, steps, losses, left, preview)
+
+
+def choose_device(name: str) -> torch.device:
+    """`auto` takes CUDA where there is one. Raises GanfitError: device_unavailable."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise GanfitError("device_unavailable", "There is no CUDA device, or this torch was built without CUDA.")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def reconstruct(photos: list[str | Path | bytes], options: Options = Options(), progress: Report | None = None,
+                cancel: Callable[[], bool] | None = None, models: Models | None = None) -> Bundle:
+    """Reconstructs one person's head from photos.
+
+    photos: paths or file contents, all of one person. progress(stage, step, steps, losses, seconds left, preview
+    path) is called from this thread; cancel() is asked between iterations. `models` keeps networks loaded between
+    calls. With `options.out` the bundle is written there, as a whole or not at all.
+
+    Raises GanfitError with the codes of `backend.errors`.
+    """
+    if not photos:
+        raise GanfitError("no_photo", "No photo was given.")
+    models = models or Models()
+    with tempfile.TemporaryDirectory(prefix="ganfit-") as folder:
+        timeline = Timeline(progress, Path(folder))
+        timeline.stage("photos")
+        decoded = [load_photo(p) for p in photos]
+        timeline.stage("models")
+        device = choose_device(options.device)
+        person = models.person(options, device)
+        identity, mesh = models.identity(options, device), models.landmarks(options, device)
+        timeline.stage("face")
+        prepared = [prepare_view(p, models.detector(), mesh, options.face) for p in decoded]
+        views, warnings = [v for v, _ in prepared], [w for p, (_, ws) in zip(decoded, prepared, strict=True)
+                                                      for w in (*p.warnings, *ws)]
+        timeline.stage("align")
+        config = PRESETS[options.preset]
+        if options.iterations is not None:
+            config = config.with_iterations(options.iterations)
+        params = align_views(person, views, config)
+        timeline.stage("fit")
+        params, trace = fit(person, views, params, identity, mesh, config, options.seed, timeline.fit_step, cancel)
+        timeline.stage("bundle")
+        result = describe(person, params, views, trace, options, device, warnings)
+        scene = assemble(result, person, device)
+        contents = bundle_contents(scene, result, [v.photo.image for v in views])
+        timeline.stage("")
+        result["timings"] = {**timeline.seconds, **{f"fit: {k}": v for k, v in trace.seconds.items()}}
+        contents["result.json"] = json_bytes(result)
+        return write_bundle(options.out, contents)
+
+
+def align_views(person: Person, views: list[View], config: FitConfig) -> FitParameters:
+    """Aligns each photo by its landmarks and joins them: shape is the mean over the photos (GANFIT, Sec. 3.5)."""
+    model, aligned = person.landmark_model(), []
+    for view in views:
+        start = initial_parameters(model, view.points(), view.frame, 512, person.default_palette())
+        aligned.append(align(model, start, view.points(), view.frame, config.align_steps))
+    shared = {"identity": torch.stack([p.identity for p in aligned]).mean(0), "latent": aligned[0].latent,
+              "palette": aligned[0].palette}
+    own = {name: torch.cat([getattr(p, name) for p in aligned]) for name in aligned[0].tensors() if name not in shared}
+    return FitParameters(**shared, **own)
+
+
+def describe(person: Person, params: FitParameters, views: list[View], trace: FitTrace, options: Options,
+             device: torch.device, warnings: list[str]) -> dict:
+    """The content of `result.json`, version 1: every parameter needed to rebuild the rest."""
+    head = person.head
+    scale, ruler = metric_scale(person, params, views)
+    if ruler != "iris":
+        warnings = [*warnings, "The iris was too small to measure; absolute size comes from the mean eye distance."]
+    sh = project_nonnegative(params.sh)
+    frames, sun = [v.frame for v in views], torch.nn.functional.normalize(params.sun_direction, dim=-1)
+    described = []
+    for i, view in enumerate(views):
+        camera = camera_of(params, frames, i)
+        camera.translation = camera.translation * scale
+        described.append({
+            "photo": {"file": f"photo_{i:02d}.png", "name": view.photo.name, "sha256": view.photo.sha256,
+                      "size": [view.frame.size[1], view.frame.size[0]]},
+            "camera": camera.to_result(),
+            "lights": {"sh": sh[i].tolist(),
+                       "sun": {"direction": sun[i].tolist(), "rgb": params.sun_rgb[i].tolist()}},
+            "expression": dict(zip(head.expression_names, params.expression[i].tolist(), strict=True)),
+            "landmarks": view.landmarks.points.tolist(),
+            "files": {"photo": f"photo_{i:02d}.png", "render": f"render_{i:02d}.png", "overlay": f"overlay_{i:02d}.jpg"},
+        })
+    return {
+        "version": 1, "layout_id": head.layout_id, "views": described,
+        "shape": {"basis": options.basis, "coefficients": params.identity.tolist(), "scale": scale, "ruler": ruler},
+        "texture": {"latent": params.latent.tolist(), "generator_sha256": person.generator.sha256, "size": TEXTURE_SIZE},
+        "palette": dict(zip(head.palette_names, params.palette.tolist(), strict=True)),
+        "losses": trace.losses, "timings": {}, "device": str(device),
+        "packages": {p: importlib.metadata.version(p) for p in PACKAGES},
+        "assets": {k: v for k, v in assets.versions().items()}, "seed": options.seed,
+        "options": options.to_dict(), "warnings": warnings,
+    }
+
+
+def bundle_contents(scene: Assembled, result: dict, photos: list[np.ndarray]) -> dict[str, bytes]:
+    """Every file of the bundle but `result.json`, from parameters and photos."""
+    head = scene.person.head
+    texture = texture_png(scene.texture)
+    expression = [result["views"][0]["expression"][n] for n in head.expression_names]
+    contents = {
+        "generator.png": texture, "albedo.png": texture,
+        "head.npz": head_npz(scene, result["shape"]["scale"]),
+        "head.glb": glb.glb_bytes(head, scene.cage.cpu().numpy(), result["shape"]["scale"], expression, texture,
+                                  result["palette"]),
+        "landmarks68.json": json_bytes(scene.landmarks.tolist()),
+        "sheet.jpg": jpeg(contact_sheet(scene, photos)),
+    }
+    for i, photo in enumerate(photos):
+        render = full_render(scene, i)
+        contents |= {f"photo_{i:02d}.png": png(photo), f"render_{i:02d}.png": png(render),
+                     f"overlay_{i:02d}.jpg": jpeg(overlay(photo, render))}
+    return contents
+
+
+def head_npz(scene: Assembled, scale: float) -> bytes:
+    """`head.npz` of the bundle: the mesh for Blender, metric, neutral."""
+    import io
+    head = scene.person.head
+    host = {"verts": scene.cage, "quads": head.quads.to(torch.int32), "corner_uvs": head.corner_uv,
+            "corner_uvs_makehuman": head.corner_uv_makehuman, "part": head.quad_part.to(torch.uint8),
+            "expression_deltas": head.expression * scale, "offsets": torch.zeros_like(scene.cage),
+            "makehuman_index": head.makehuman_index.to(torch.int32), "palette_weights": head.palette_weights0,
+            "region_masks": torch.stack([head.regions[n] for n in head.regions]).float()}
+    arrays = {k: v.cpu().numpy() for k, v in host.items()}
+    names = {"part_names": head.PARTS, "expression_names": head.expression_names, "palette_names": head.palette_names,
+             "region_names": list(head.regions)}
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays, **{k: np.array(list(v)) for k, v in names.items()})
+    return buffer.getvalue()
+
+
+def json_bytes(value: object) -> bytes:
+    """UTF-8 JSON; float32 values survive the round trip."""
+    return json.dumps(value, indent=1, allow_nan=False).encode()
+
+
+def rerender(bundle: str | Path, out: str | Path | None = None, device: str = "auto") -> dict[str, bytes]:
+    """Rebuilds mesh, texture and pictures of a bundle from its parameters alone (the paper's "700 floats").
+
+    Returns the files' contents and, with `out`, writes them there as a bundle of their own.
+    """
+    source = read_bundle(bundle)
+    result = source.result
+    options = Options(**{**result["options"], "device": device, "out": None})
+    where = choose_device(device)
+    person = Models().person(options, where)
+    if person.generator.sha256 != result["texture"]["generator_sha256"]:
+        raise GanfitError("layout_mismatch", "The bundle was made with another texture generator.",
+                          hint="Give the same generator file with --generator.")
+    photos = [np.asarray(Image.open(Path(bundle) / v["files"]["photo"]).convert("RGB")) for v in result["views"]]
+    contents = bundle_contents(assemble(result, person, where), result, photos)
+    contents["result.json"] = json_bytes(result)
+    if out is not None:
+        write_bundle(out, contents)
+    return contents
