@@ -1,0 +1,282 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Progressive generator of skin albedo maps: a latent in R^512 to a UV map, with linear bands under a convolutional trunk.
+
+After Karras et al. 2018 (progressive growing, pixel norm, equalised learning rate, one RGB head per resolution with
+fade-in). Two things differ, because few openly licensed people exist to learn from: the RGB heads add up over the
+resolutions (the skip generator of StyleGAN2) and start from a linear model of the maps, so that the trunk only has to
+learn what is not linear in the latent. All sums are made in logit space; a sigmoid ends them within (0, 1).
+"""
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from backend.errors import GanfitError
+
+DEFAULT_WEIGHTS = Path(__file__).parent / "weights" / "texture_gan.safetensors"
+LOGIT_CLIP = 0.008
+"""Albedo is clipped to [c, 1 - c] before the logit: sRGB 2/255, below any skin."""
+
+
+@dataclass(frozen=True)
+class GeneratorSpec:
+    """Sizes of a generator; every level doubles the resolution, from 4 x 4."""
+
+    latent: int = 512
+    channels: tuple[int, ...] = (96, 128, 160, 128, 80, 40, 20, 8)
+    """Trunk channels at 4, 8, 16, ... texels."""
+    base_resolution: int = 32
+    """The linear base holds this many texels a side."""
+    linear_bands: tuple[int, ...] = (24, 12, 6, 2)
+    """Left-right symmetric linear RGB detail maps at each resolution above the base."""
+    place_maps: tuple[int, ...] = (8, 8, 6, 0)
+    """Learned feature maps that tell the trunk where it is, at each resolution above the base."""
+
+    @property
+    def resolution(self) -> int:
+        """Texels a side of the full map."""
+        return 4 << (len(self.channels) - 1)
+
+    @property
+    def detail_resolutions(self) -> tuple[int, ...]:
+        """Resolutions above the base, ascending."""
+        count = len(self.linear_bands)
+        return tuple(self.base_resolution << (i + 1) for i in range(count))
+
+
+def pixel_norm(x: Tensor) -> Tensor:
+    """Scale every texel's feature vector of `x` (B, C, H, W) to unit mean square (Karras et al. 2018, section 4.2)."""
+    return x * torch.rsqrt(x.square().mean(1, keepdim=True) + 1e-8)
+
+
+def upsample(x: Tensor) -> Tensor:
+    """Double the side of `x` (B, C, H, W) bilinearly."""
+    return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
+
+
+def to_logit(albedo: Tensor) -> Tensor:
+    """Inverse of the generator's last sigmoid, for albedo in [0, 1] of any shape."""
+    return torch.logit(albedo.clamp(LOGIT_CLIP, 1 - LOGIT_CLIP))
+
+
+def mirrored(half: Tensor) -> Tensor:
+    """Complete the left halves (..., H, W/2) of symmetric maps to (..., H, W)."""
+    return torch.cat((half, half.flip(-1)), -1)
+
+
+class EqualConv(nn.Module):
+    """Convolution with equalised learning rate: unit normal weights, scaled at run time by He's constant."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, gain: float = 2**0.5) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(outputs, inputs, kernel, kernel))
+        self.bias = nn.Parameter(torch.zeros(outputs))
+        self.scale = gain / (inputs * kernel * kernel) ** 0.5
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, inputs, H, W) to (B, outputs, H, W)."""
+        return F.conv2d(x, self.weight * self.scale, self.bias, padding=self.weight.shape[-1] // 2)
+
+
+class EqualLinear(nn.Module):
+    """Linear layer with equalised learning rate."""
+
+    def __init__(self, inputs: int, outputs: int, gain: float = 1.0) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(outputs, inputs))
+        self.bias = nn.Parameter(torch.zeros(outputs))
+        self.scale = gain / inputs**0.5
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, inputs) to (B, outputs)."""
+        return F.linear(x, self.weight * self.scale, self.bias)
+
+
+class LinearBand(nn.Module):
+    """RGB detail of one resolution, linear in the latent: a few symmetric maps, each with a weight that z decides."""
+
+    def __init__(self, latent: int, maps: int, resolution: int) -> None:
+        super().__init__()
+        self.maps = nn.Parameter(torch.zeros(maps, 3, resolution, resolution // 2))
+        self.weight = nn.Parameter(torch.zeros(maps, latent))
+        self.bias = nn.Parameter(torch.zeros(maps))
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Latent (B, L) to logit detail (B, 3, R, R)."""
+        mix = F.linear(z, self.weight, self.bias)
+        return mirrored(torch.einsum("bk,kchw->bchw", mix, self.maps))
+
+
+class Level(nn.Module):
+    """One resolution of the trunk: narrow, upsample, mix in place maps and linear detail, modulate by the latent."""
+
+    def __init__(self, spec: GeneratorSpec, inputs: int, outputs: int, resolution: int) -> None:
+        super().__init__()
+        detail = resolution > spec.base_resolution
+        index = spec.detail_resolutions.index(resolution) if detail else -1
+        places = spec.place_maps[index] if detail else 0
+        self.narrow = EqualConv(inputs, outputs, 3)
+        self.mix = EqualConv(outputs + places + (3 if detail else 0), outputs, 3)
+        self.style = EqualLinear(spec.latent, outputs)
+        nn.init.zeros_(self.style.weight)
+        self.places = nn.Parameter(torch.randn(places, resolution, resolution // 2)) if places else None
+        self.band = LinearBand(spec.latent, spec.linear_bands[index], resolution) if detail else None
+        self.to_rgb = None
+        if resolution >= spec.base_resolution:
+            self.to_rgb = EqualConv(outputs, 3, 1, gain=1.0)
+            nn.init.zeros_(self.to_rgb.weight)
+
+    def forward(self, x: Tensor, z: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Features (B, C, R/2, R/2) to features (B, C', R, R) and this resolution's logit RGB (B, 3, R, R) or None."""
+        x = upsample(F.leaky_relu(self.narrow(x), 0.2))
+        linear = None if self.band is None else self.band(z)
+        extra = [x]
+        if self.places is not None:
+            extra.append(mirrored(self.places)[None].expand(len(z), -1, -1, -1))
+        if linear is not None:
+            extra.append(linear)
+        x = pixel_norm(F.leaky_relu(self.mix(torch.cat(extra, 1)), 0.2))
+        x = x * (1 + self.style(z))[:, :, None, None]
+        if self.to_rgb is None:
+            return x, None
+        rgb = self.to_rgb(x)
+        return x, rgb if linear is None else rgb + linear
+
+
+class Generator(nn.Module):
+    """Albedo generator; `layout_id` names the UV layout that its maps belong to, `sha256` its weights' file."""
+
+    def __init__(self, spec: GeneratorSpec | None = None, layout_id: str = "") -> None:
+        super().__init__()
+        self.spec = spec or GeneratorSpec()
+        self.layout_id = layout_id
+        self.sha256 = ""
+        channels = self.spec.channels
+        self.start = EqualLinear(self.spec.latent, channels[0] * 16, gain=1.0)
+        self.levels = nn.ModuleList(
+            Level(self.spec, channels[i - 1], channels[i], 4 << i) for i in range(1, len(channels)))
+        size = self.spec.base_resolution
+        self.base = nn.Parameter(torch.zeros(self.spec.latent, 3, size, size))
+        self.base_mean = nn.Parameter(torch.zeros(3, size, size))
+
+    @property
+    def latent_mean(self) -> Tensor:
+        """Latent (L,) of the mean map: the prior is N(0, I), so all zeros."""
+        return torch.zeros(self.spec.latent, device=self.base.device)
+
+    def sample_latent(self, count: int, seed: int) -> Tensor:
+        """Draw `count` latents (count, L) from the prior, the same for the same seed on every device."""
+        noise = torch.randn(count, self.spec.latent, generator=torch.Generator().manual_seed(seed))
+        return noise.to(self.base.device)
+
+    def forward(self, z: Tensor, resolution: int | None = None, fade: float = 1.0) -> Tensor:
+        """Albedo (B, 3, R, R), sRGB in (0, 1), row 0 at the top, of latents z (B, L).
+
+        `resolution` (a power of two from the base's to the full one) stops at that resolution's RGB head; `fade` in
+        [0, 1] blends in its detail over the resolution below (progressive growing).
+        """
+        return torch.sigmoid(self.logits(z, resolution, fade))
+
+    def logits(self, z: Tensor, resolution: int | None = None, fade: float = 1.0) -> Tensor:
+        """The map before the sigmoid; arguments as in `forward`."""
+        resolution = self._checked_resolution(resolution)
+        x = pixel_norm(F.leaky_relu(self.start(z).view(len(z), -1, 4, 4), 0.2))
+        rgb = torch.einsum("bl,lchw->bchw", z, self.base) + self.base_mean
+        for i, level in enumerate(self.levels):
+            side = 8 << i
+            x, detail = level(x, z)
+            if side > self.spec.base_resolution:
+                rgb = upsample(rgb)
+            if detail is not None:
+                rgb = rgb + (detail if side < resolution else fade * detail)
+            if side == resolution:
+                return rgb
+        return rgb
+
+    def solve_latent(self, albedo: Tensor, weight: Tensor | None = None, prior: float = 1.0,
+                     noise: float = 0.05) -> Tensor:
+        """Latents (B, L) whose linear base is nearest to `albedo` (B, 3, H, W), in closed form: a start for a fit.
+
+        Ridge regression in logit space: `weight` (B, 1, H, W) in [0, 1] says which texels are known (all if None),
+        `noise` is the logit standard deviation of a known texel, `prior` weighs the pull towards z = 0.
+        """
+        size = self.spec.base_resolution
+        known = torch.ones_like(albedo[:, :1]) if weight is None else weight
+        share = F.interpolate(known, (size, size), mode="area")
+        small = F.interpolate(albedo * known, (size, size), mode="area") / share.clamp_min(1e-6)
+        residual = (to_logit(small) - self.base_mean.detach()).flatten(1)
+        basis = self.base.detach().flatten(1)
+        eye = prior * torch.eye(len(basis), device=basis.device)
+        solutions = []
+        for r, w in zip(residual, share.expand(-1, 3, -1, -1).flatten(1), strict=True):
+            scaled = basis * (w / noise**2)
+            solutions.append(torch.linalg.solve(scaled @ basis.T + eye, scaled @ r))
+        return torch.stack(solutions)
+
+    def macs(self, resolution: int | None = None) -> int:
+        """Multiply-accumulates of one map (convolutions, linear layers and linear bands)."""
+        resolution = self._checked_resolution(resolution)
+        total = self.start.weight.numel() + self.base.numel()
+        for i, level in enumerate(self.levels):
+            side = 8 << i
+            if side > resolution:
+                break
+            total += level.narrow.weight.numel() * (side // 2) ** 2 + level.mix.weight.numel() * side**2
+            total += level.style.weight.numel()
+            total += level.to_rgb.weight.numel() * side**2 if level.to_rgb is not None else 0
+            total += level.band.maps.numel() + level.band.weight.numel() if level.band is not None else 0
+        return total
+
+    def _checked_resolution(self, resolution: int | None) -> int:
+        full = self.spec.resolution
+        if resolution is None:
+            return full
+        allowed = [self.spec.base_resolution << i for i in range(full.bit_length()) if
+                   self.spec.base_resolution << i <= full]
+        if resolution not in allowed:
+            raise ValueError(f"resolution must be one of {allowed}, not {resolution}")
+        return resolution
+
+
+def save_generator(generator: Generator, path: Path, notes: dict[str, str] | None = None) -> None:
+    """Write the weights in fp16 with the spec, the layout id and `notes` as metadata."""
+    tensors = {name: t.detach().cpu().half().contiguous() for name, t in generator.state_dict().items()}
+    metadata = {"format": "ganfit-texture-1", "layout_id": generator.layout_id,
+                "spec": json.dumps(asdict(generator.spec)), **(notes or {})}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, path, metadata=metadata)
+
+
+def load_generator(path: Path | str | None = None, device: str | torch.device = "cpu",
+                   layout_id: str | None = None) -> Generator:
+    """Load a generator in float32, ready to run; `path` None takes the one that ships with the project.
+
+    Pass the head's `layout_id` to refuse a generator that was trained for another UV layout. Raises GanfitError
+    `generator_missing`, `generator_invalid` or `layout_mismatch`.
+    """
+    path = Path(path or DEFAULT_WEIGHTS)
+    if not path.is_file():
+        raise GanfitError("generator_missing", f"There is no texture generator at {path}.")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            spec = json.loads(metadata["spec"])
+            tensors = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
+        spec = GeneratorSpec(**{k: tuple(v) if isinstance(v, list) else v for k, v in spec.items()})
+        generator = Generator(spec, metadata["layout_id"])
+        generator.load_state_dict(tensors)
+    except Exception as error:
+        raise GanfitError("generator_invalid", f"{path.name} is not a texture generator of this project ({error}).") from error
+    if layout_id is not None and generator.layout_id != layout_id:
+        raise GanfitError("layout_mismatch", f"{path.name} was trained for another UV layout than this head's.",
+                          hint="Use the generator that ships with this version, or train yours again.")
+    generator.sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    return generator.to(device).eval().requires_grad_(False)
