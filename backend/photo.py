@@ -10,6 +10,7 @@ import stat
 import warnings as python_warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ MAX_FILE_BYTES = 1 << 30
 MAX_PIXELS = 150_000_000
 MIN_SIDE = 64
 FULL_FRAME_DIAGONAL_MM = math.hypot(36.0, 24.0)
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".jp2", ".ppm", ".avif", ".heic", ".heif")
+SUFFIXES = tuple(".jpg .jpeg .png .webp .tif .tiff .bmp .gif .jp2 .ppm .avif .heic .heif".split())
 
 _FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "TIFF", "BMP", "GIF", "JPEG2000", "PPM", "AVIF", "HEIF")
 _HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")
@@ -71,7 +72,7 @@ class Photo:
     def reduced(self, max_side: int) -> tuple[np.ndarray, tuple[float, float]]:
         """A copy of which no side is longer than `max_side` pixels, never enlarged.
 
-        Returns ((h, w, 3) uint8, (w / W, h / H)): pixel coordinates of the photo times the factors are those of the copy.
+        Returns ((h, w, 3) uint8, (w / W, h / H)): the photo's pixel coordinates times these factors are the copy's.
         """
         width, height = self.size
         factor = min(1.0, max_side / max(width, height))
@@ -96,11 +97,11 @@ def load_photo(source: str | Path | bytes, name: str | None = None) -> Photo:
         source: path of an image file, or the content of one.
         name: what to call it in messages; by default the file's name.
 
-    EXIF orientation is applied, an embedded colour profile is converted to sRGB, transparency is laid over white, grey and
-    16-bit images are widened or narrowed to 8-bit RGB, and of an animation the first frame is taken.
+    EXIF orientation is applied, an embedded colour profile is converted to sRGB, transparency is laid over white, grey
+    and 16-bit images are widened or narrowed to 8-bit RGB, and of an animation the first frame is taken.
 
-    Raises GanfitError with one of the codes photo_missing, photo_is_folder, photo_unreadable, photo_empty, photo_format,
-    photo_damaged, photo_too_large, photo_too_small.
+    Raises GanfitError: photo_missing, photo_is_folder, photo_unreadable, photo_empty, photo_format, photo_damaged,
+    photo_too_large, photo_too_small, out_of_memory.
     """
     if isinstance(source, bytes | bytearray | memoryview):
         data, name = bytes(source), name or "photo"
@@ -198,11 +199,12 @@ def _check_size(stored: Image.Image, name: str) -> None:
 
 
 def _too_large(name: str, size: str = "its size") -> GanfitError:
-    return GanfitError("photo_too_large", f"{name} is too large ({size}); the limit is {MAX_PIXELS // 10**6} megapixels.")
+    limit = f"{MAX_PIXELS // 10**6} megapixels"
+    return GanfitError("photo_too_large", f"{name} is too large ({size}); the limit is {limit}.")
 
 
 def _exif(stored: Image.Image) -> Image.Exif | None:
-    """EXIF after loading (Pillow turns TIFFs upright itself and drops the tag); None when there is none or it is broken."""
+    """EXIF after loading (Pillow turns TIFFs upright itself and drops the tag); None when it is broken."""
     try:
         return stored.getexif()
     except Exception:  # a broken EXIF block does not spoil the pixels
@@ -244,7 +246,7 @@ def _as_mode(strip: Image.Image, mode: str) -> Image.Image:
 def _range_to_8_bit(
     stored: Image.Image, name: str, notes: list[str]
 ) -> Callable[[Image.Image], Image.Image] | None:
-    """How integers of 16 and 32 bits and floats become 8-bit grey (mode L); None for images that have 8 bits already."""
+    """How integers of 16 and 32 bits and floats become 8-bit grey (mode L); None for images that have 8 bits."""
     if stored.mode.startswith("I;16"):
         white = 65535.0
     elif stored.mode in ("I", "F"):
@@ -275,24 +277,29 @@ def _colour_conversion(
         grey = stored.mode in ("1", "L", "LA", "La", "F") or stored.mode.startswith("I")
         native = "L" if grey else "RGB"
     if profile:
-        srgb = ImageCms.createProfile("sRGB")
         for mode in dict.fromkeys((native, "RGB")):
-            try:
-                transform = ImageCms.buildTransform(
-                    io.BytesIO(profile),
-                    srgb,
-                    mode,
-                    "RGB",
-                    ImageCms.Intent.RELATIVE_COLORIMETRIC,
-                    ImageCms.Flags.BLACKPOINTCOMPENSATION,
-                )
-            except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
-                continue
-            return mode, lambda strip: ImageCms.applyTransform(strip, transform)
+            transform = _profile_transform(profile, mode)
+            if transform is not None:
+                return mode, partial(ImageCms.applyTransform, transform=transform)
         notes.append(f"The colour profile of {name} cannot be used: its colours are taken as sRGB.")
     elif native == "CMYK":
         notes.append(f"{name} is CMYK without a colour profile: its colours are approximate.")
     return native, lambda strip: strip.convert("RGB")
+
+
+def _profile_transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
+    """From images of this mode in an ICC profile's colours to sRGB; None when the profile does not fit or is broken."""
+    try:
+        return ImageCms.buildTransform(
+            io.BytesIO(profile),
+            ImageCms.createProfile("sRGB"),
+            mode,
+            "RGB",
+            ImageCms.Intent.RELATIVE_COLORIMETRIC,
+            ImageCms.Flags.BLACKPOINTCOMPENSATION,
+        )
+    except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
+        return None
 
 
 def _turn_upright(image: np.ndarray, orientation: object) -> np.ndarray:

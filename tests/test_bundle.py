@@ -171,7 +171,7 @@ def _generation(folder: Path) -> int | None:
 
 
 @pytest.mark.parametrize("stop", [0, 3, 7, "swap"])
-def test_a_failing_write_leaves_the_old_bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int | str) -> None:
+def test_a_failing_write_leaves_the_old_bundle(tmp_path: Path, monkeypatch, stop: int | str) -> None:
     folder = tmp_path / "me"
     write_bundle(folder, contents(1))
     calls = {"write": 0, "rename": 0}

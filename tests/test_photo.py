@@ -177,7 +177,7 @@ def test_cmyk_jpeg() -> None:
 
 
 def wide_gamut_profile() -> bytes:
-    """An ICC v2 matrix profile with the primaries of Adobe RGB (1998) and gamma 2.2, written tag by tag (ICC.1:2001)."""
+    """An ICC v2 matrix profile with the primaries of Adobe RGB (1998) and gamma 2.2, tag by tag (ICC.1:2001)."""
     import struct
 
     def fixed(value: float) -> bytes:
