@@ -33,11 +33,17 @@ PIP = "pip==26.3"  # the pip of Debian 12 and Python 3.11 cannot report progress
 QUIET_PIP = {"PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_NO_INPUT": "1", "PIP_ROOT_USER_ACTION": "ignore"}
 GLTF_VALIDATOR = "gltf-validator@2.0.0-dev.3.10"
 
+TITLES = {
+    "runtime": "Installing the backend's packages",
+    "tests": "Installing the tests' packages",
+    "blender": "Installing Blender as a Python module",
+}
+
 # What a set-up fetches, in MB, said before it starts (pip says each file's own size as it comes to it).
 DOWNLOADS = {
     "runtime": "about 450 MB with a CPU build of torch, about 3 GB with a CUDA build",
     "tests": "about 110 MB",
-    "blender": "about 400 MB (Blender 4.5 LTS as a Python module)",
+    "blender": "about 400 MB",
     "sample": "14 MB (scikit-image, for the sample photo inside it)",
     "gltf-validator": "1 MB",
 }
@@ -285,12 +291,12 @@ class Environment:
         key = _key(requirements, settings.variant, settings.torch_index_url, *_version(self.interpreter))
         if self.has(group, key):
             return
-        print(f"Setting up {self.folder.name} ({group}): downloads {DOWNLOADS[group]}, less what pip has cached.")
+        print(f"{TITLES[group]}: downloads {DOWNLOADS[group]}, less what pip has cached.")
         if not on_top:
             shutil.rmtree(self.folder, ignore_errors=True)
             self._create(settings)
         self._unfinished.touch()
-        with Step(f"Installing {self.folder.name} {group}") as step:
+        with Step(TITLES[group]) as step:
             for arguments in _pip_runs(requirements, settings):
                 step.run([*_pip(self.python, settings), *arguments], PipOutput(step), QUIET_PIP)
         self._stamp(group).write_text(key)
@@ -410,7 +416,7 @@ def gltf_validator(settings: Settings) -> Path | None:
 
 def install_assets(backend: Environment, settings: Settings) -> None:
     """The offline defaults of every network and the head; quick when they are there."""
-    command = [backend.python, "-m", "backend", "assets", "install"]
+    command: list[str | Path] = [backend.python, "-m", "backend", "assets", "install"]
     attached("Offline assets (networks and head data)", command, settings.environment())
 
 
@@ -543,7 +549,7 @@ def test(options: argparse.Namespace, settings: Settings) -> None:
     }
     for name, command in commands.items():
         try:
-            attached(name, [backend.python, "-m", *command], env)
+            attached(name, [str(backend.python), "-m", *command], env)
         except BuildError:
             failed.append(name)
     if failed:
