@@ -1,0 +1,270 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Writes the head as a binary glTF 2.0 file: level-1 triangles, 52 sparse morph targets, a texture per part."""
+
+from __future__ import annotations
+
+import io
+import json
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from PIL import Image
+from scipy.ndimage import distance_transform_edt
+
+from . import __version__
+from .render.raster import get_rasterizer
+
+if TYPE_CHECKING:
+    from .head.model import HeadModel
+
+FLOAT, USHORT, UINT = 5126, 5123, 5125
+ARRAY_BUFFER, ELEMENT_ARRAY_BUFFER = 34962, 34963
+CLAMP_TO_EDGE, LINEAR, LINEAR_MIPMAP_LINEAR = 33071, 9729, 9987
+MOVED_M = 2e-6
+"""A vertex that a morph target moves by less (metres) is left out of it."""
+
+
+@dataclass(frozen=True)
+class PartStyle:
+    """How a part of the head appears: name of its node, roughness, side of its baked texture in pixels."""
+
+    node: str
+    roughness: float
+    texture_size: int = 0
+    double_sided: bool = False
+
+
+STYLES = {
+    "skin": PartStyle("Head", 0.5),
+    "eye_left": PartStyle("EyeLeft", 0.1, 256),
+    "eye_right": PartStyle("EyeRight", 0.1, 256),
+    "teeth": PartStyle("Teeth", 0.3, 256),
+    "tongue": PartStyle("Tongue", 0.4, 128),
+    "lashes": PartStyle("Lashes", 0.8, 64, double_sided=True),
+}
+
+
+def glb_bytes(
+    head: HeadModel,
+    cage: np.ndarray,
+    scale: float,
+    expression: Sequence[float],
+    albedo_png: bytes,
+    palette: Mapping[str, Sequence[float]],
+) -> bytes:
+    """The content of `head.glb`.
+
+    Args:
+        cage: (V0, 3) the neutral cage, metres, metric scale.
+        scale: factor from the head model's metres to metric ones, for the expressions.
+        expression: (52,) default weights of the morph targets, in the order of `head.expression_names`.
+        albedo_png: skin albedo in the head's UV layout.
+        palette: colour name -> (r, g, b), sRGB-encoded in [0, 1], for the parts that are not skin.
+    """
+    on_head = head.verts0
+    cages = torch.as_tensor(cage, dtype=on_head.dtype, device=on_head.device)[None]
+    verts = _host(head.subdivide(cages))[0]
+    deltas = _host(head.subdivide(head.expression * scale))
+    triangles, part_of = _host(head.tri1).astype(np.int64), _host(head.tri1_part)
+    uv = _host(head.uv1)
+    colours = _host(head.palette_weights1) @ np.array([palette[name] for name in head.palette_names], np.float32)
+    normals = vertex_normals(verts, triangles)
+    weights = np.asarray(expression, np.float64).tolist()
+    gltf = _Writer(head.layout_id)
+    for index, name in enumerate(head.PARTS):
+        used, faces = np.unique(triangles[part_of == index], return_inverse=True)
+        faces = faces.reshape(-1, 3)
+        if len(faces) == 0:
+            continue
+        style = STYLES[name]
+        png = albedo_png if name == "skin" else bake_colours(uv[used], faces, colours[used], style.texture_size)
+        gltf.add_part(
+            style,
+            {"POSITION": verts[used], "NORMAL": normals[used], "TEXCOORD_0": uv[used] * (1, -1) + (0, 1)},
+            faces,
+            gltf.material(style, png),
+            deltas[:, used],
+            list(head.expression_names),
+            weights,
+        )
+    return gltf.to_bytes()
+
+
+def vertex_normals(verts: np.ndarray, triangles: np.ndarray) -> np.ndarray:
+    """Smooth unit normals (V, 3) of a mesh: area-weighted mean over the triangles (T, 3) at a vertex; +Z where none is."""
+    corners = verts[triangles].astype(np.float64)
+    face = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+    normals = np.zeros(verts.shape, np.float64)
+    for corner in range(3):
+        np.add.at(normals, triangles[:, corner], face)
+    length = np.linalg.norm(normals, axis=1, keepdims=True)
+    normals = np.where(length > 1e-20, normals / np.maximum(length, 1e-20), (0.0, 0.0, 1.0))
+    return normals.astype(np.float32)
+
+
+def bake_colours(uv: np.ndarray, faces: np.ndarray, colours: np.ndarray, size: int) -> bytes:
+    """Vertex colours drawn into a texture, the gaps filled with the nearest colour.
+
+    uv: (V, 2) in [0, 1], v up; faces: (T, 3); colours: (V, 3) sRGB-encoded in [0, 1]. Returns a PNG of size x size pixels.
+    """
+    clip = np.concatenate([uv * 2 - 1, np.zeros((len(uv), 1)), np.ones((len(uv), 1))], 1)
+    raster = get_rasterizer("cpu")
+    tri = torch.as_tensor(faces, dtype=torch.int32)
+    with torch.no_grad():
+        rast = raster.rasterize(torch.as_tensor(clip, dtype=torch.float32)[None], tri, (size, size))
+        drawn = raster.interpolate(torch.as_tensor(colours, dtype=torch.float32)[None], rast, tri)[0].numpy()
+    empty = rast[0, ..., 3].numpy() == 0
+    if not empty.all():
+        rows, columns = distance_transform_edt(empty, return_distances=False, return_indices=True)
+        drawn = drawn[rows, columns]
+    else:
+        drawn[:] = colours.mean(0)
+    stream = io.BytesIO()
+    pixels = (drawn[::-1].clip(0, 1) * 255).round().astype(np.uint8)  # row 0 of the rasteriser is the bottom
+    Image.fromarray(pixels).save(stream, "PNG", optimize=True)
+    return stream.getvalue()
+
+
+@dataclass
+class _Writer:
+    """The JSON document and the binary chunk of one GLB, filled part by part (glTF 2.0 specification)."""
+
+    layout_id: str
+    binary: bytearray = field(default_factory=bytearray)
+    document: dict[str, Any] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.document = {
+            "asset": {"version": "2.0", "generator": f"GANFIT {__version__}", "extras": {"layout_id": self.layout_id}},
+            "scene": 0,
+            "scenes": [{"name": "Head", "nodes": []}],
+            "samplers": [
+                {
+                    "magFilter": LINEAR,
+                    "minFilter": LINEAR_MIPMAP_LINEAR,
+                    "wrapS": CLAMP_TO_EDGE,
+                    "wrapT": CLAMP_TO_EDGE,
+                }
+            ],
+        }
+
+    def append(self, collection: str, item: dict[str, Any]) -> int:
+        """Adds an item to one of the document's top-level lists and returns its index."""
+        items = self.document.setdefault(collection, [])
+        items.append(item)
+        return len(items) - 1
+
+    def view(self, data: bytes, target: int | None = None) -> int:
+        """A buffer view of its own, aligned to four bytes."""
+        self.binary += b"\0" * (-len(self.binary) % 4)
+        view = {"buffer": 0, "byteOffset": len(self.binary), "byteLength": len(data)}
+        if target is not None:
+            view["target"] = target
+        self.binary += data
+        return self.append("bufferViews", view)
+
+    def vectors(self, values: np.ndarray) -> int:
+        """An accessor of float32 vectors (N, 2 or 3), with the bounds that readers want."""
+        values = np.ascontiguousarray(values, "<f4")
+        accessor = {
+            "bufferView": self.view(values.tobytes(), ARRAY_BUFFER),
+            "componentType": FLOAT,
+            "count": len(values),
+            "type": f"VEC{values.shape[1]}",
+            "min": values.min(0).tolist(),
+            "max": values.max(0).tolist(),
+        }
+        return self.append("accessors", accessor)
+
+    def indices(self, faces: np.ndarray, count: int) -> int:
+        """An accessor of triangle corners, as short as the number of vertices allows (65535 is reserved)."""
+        kind, code = _index_type(count)
+        view = self.view(faces.astype(kind).tobytes(), ELEMENT_ARRAY_BUFFER)
+        return self.append(
+            "accessors", {"bufferView": view, "componentType": code, "count": faces.size, "type": "SCALAR"}
+        )
+
+    def targets(self, deltas: np.ndarray) -> list[dict[str, int]]:
+        """Morph targets (K, N, 3) as sparse accessors; those of a mesh share two buffer views."""
+        kind, code = _index_type(deltas.shape[1])
+        moved = [np.flatnonzero(np.abs(delta).max(1) > MOVED_M) for delta in deltas]
+        indices = self.view(np.concatenate(moved).astype(kind).tobytes())
+        values = self.view(np.concatenate([d[m] for d, m in zip(deltas, moved, strict=True)]).astype("<f4").tobytes())
+        accessors, done = [], 0
+        for delta, move in zip(deltas, moved, strict=True):
+            accessor: dict[str, Any] = {"componentType": FLOAT, "count": len(delta), "type": "VEC3"}
+            sparse = np.zeros((len(delta), 3), np.float32)
+            sparse[move] = delta[move]
+            accessor |= {"min": sparse.min(0).tolist(), "max": sparse.max(0).tolist()}
+            if len(move):
+                accessor["sparse"] = {
+                    "count": len(move),
+                    "indices": {
+                        "bufferView": indices,
+                        "byteOffset": done * np.dtype(kind).itemsize,
+                        "componentType": code,
+                    },
+                    "values": {"bufferView": values, "byteOffset": done * 12},
+                }
+            done += len(move)
+            accessors.append({"POSITION": self.append("accessors", accessor)})
+        return accessors
+
+    def material(self, style: PartStyle, png: bytes) -> int:
+        """A material whose base colour is this picture."""
+        image = {"bufferView": self.view(png), "mimeType": "image/png", "name": style.node}
+        texture = self.append("textures", {"sampler": 0, "source": self.append("images", image)})
+        surface = {
+            "baseColorTexture": {"index": texture},
+            "metallicFactor": 0.0,
+            "roughnessFactor": style.roughness,
+        }
+        material: dict[str, Any] = {"name": style.node, "pbrMetallicRoughness": surface}
+        if style.double_sided:
+            material["doubleSided"] = True
+        return self.append("materials", material)
+
+    def add_part(
+        self,
+        style: PartStyle,
+        attributes: Mapping[str, np.ndarray],
+        faces: np.ndarray,
+        material: int,
+        deltas: np.ndarray,
+        names: list[str],
+        weights: list[float],
+    ) -> None:
+        """A node with its mesh; morph targets only where one of them moves the part."""
+        primitive: dict[str, Any] = {
+            "attributes": {name: self.vectors(values) for name, values in attributes.items()},
+            "indices": self.indices(faces, len(attributes["POSITION"])),
+            "material": material,
+        }
+        mesh: dict[str, Any] = {"name": style.node, "primitives": [primitive]}
+        if np.abs(deltas).max() > MOVED_M:
+            primitive["targets"] = self.targets(deltas)
+            mesh |= {"weights": weights, "extras": {"targetNames": names}}
+        node = self.append("nodes", {"name": style.node, "mesh": self.append("meshes", mesh)})
+        self.document["scenes"][0]["nodes"].append(node)
+
+    def to_bytes(self) -> bytes:
+        """Header, JSON chunk padded with spaces, binary chunk padded with zeros."""
+        self.binary += b"\0" * (-len(self.binary) % 4)
+        self.document["buffers"] = [{"byteLength": len(self.binary)}]
+        text = json.dumps(self.document, separators=(",", ":"), allow_nan=False).encode()
+        text += b" " * (-len(text) % 4)
+        length = 12 + 8 + len(text) + 8 + len(self.binary)
+        head = struct.pack("<4sII", b"glTF", 2, length) + struct.pack("<I4s", len(text), b"JSON")
+        return head + text + struct.pack("<I4s", len(self.binary), b"BIN\0") + bytes(self.binary)
+
+
+def _index_type(count: int) -> tuple[str, int]:
+    return ("<u2", USHORT) if count < 65535 else ("<u4", UINT)
+
+
+def _host(tensor: torch.Tensor) -> np.ndarray:
+    return tensor.detach().cpu().numpy()
