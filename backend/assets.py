@@ -7,6 +7,7 @@ the members that are needed are unpacked, into a temporary folder that is rename
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
 import hashlib
 import importlib.util
@@ -187,7 +188,7 @@ ASSETS: dict[str, Asset] = {
             licence="MIT, (c) 2020 USC Institute for Creative Technologies",
             sellable=True,
             note="keep the copyright notice with the data",
-            tree_sha256=None,
+            tree_sha256="45ee8040b6479b58ca9c1ddf31d47c7f70b08357863a4ce231ece25f43648860",
             default=False,
             convert=asset_formats.convert_ict,
             local_suffix=".npz",
@@ -587,7 +588,7 @@ def _download_package(name: str, package: Package, scratch: Path, progress: Prog
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=stream, stderr=subprocess.STDOUT, env=environment
         )
-        _watch(process, lambda: _folder_size(scratch), name, package.size, progress)
+        _watch(process, lambda: _largest_file(scratch), name, package.size, progress)
     archive = output / package.filename
     if process.returncode != 0 or not archive.is_file():
         raise _pip_error(package, log.read_text(encoding="utf-8", errors="replace"))
@@ -615,26 +616,29 @@ def _pip_command(package: Package, output: Path, requirement: Path) -> list[str]
 def _watch(process: subprocess.Popen, size: Callable[[], int], name: str, total: int, progress: Progress) -> None:
     """Reports the growth of a child's download until it ends; the child ends when the caller is interrupted."""
     try:
+        reported = 0
         progress(name, 0, total)
         while process.poll() is None:
             time.sleep(0.2)
-            progress(name, min(size(), total), total)
-        progress(name, total, total)
+            if (now := min(size(), total)) > reported:
+                reported = now
+                progress(name, reported, total)
+        if reported < total:
+            progress(name, total, total)
     finally:
         if process.poll() is None:
             process.kill()
             process.wait()
 
 
-def _folder_size(path: Path) -> int:
-    total = 0
-    for root, _, files in os.walk(path):
+def _largest_file(root: Path) -> int:
+    """Bytes of the archive while it grows: first in pip's temporary folder, then copied to the destination."""
+    largest = 0
+    for folder_, _, files in os.walk(root):
         for file in files:
-            try:
-                total += os.stat(os.path.join(root, file)).st_size
-            except OSError:
-                pass
-    return total
+            with contextlib.suppress(OSError):
+                largest = max(largest, os.stat(os.path.join(folder_, file)).st_size)
+    return largest
 
 
 _OFFLINE = re.compile("ConnectionError|NameResolution|Failed to establish|timed out|unreachable|getaddrinfo", re.I)
