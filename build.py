@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Set up, run, test and package the project: `python3 build.py run | test | package` (standard library only)."""
+"""Set up, run, test, package and measure the project: `python3 build.py run | test | package | bench`."""
 
 from __future__ import annotations
 
@@ -556,6 +556,17 @@ def test(options: argparse.Namespace, settings: Settings) -> None:
         raise BuildError(f"Failed: {', '.join(failed)}.")
 
 
+def bench(options: argparse.Namespace, settings: Settings) -> None:
+    """Seconds and memory of the fit on photos, without Blender, the networks kept warm from photo to photo."""
+    backend = backend_environment(settings)
+    install_assets(backend, settings)
+    photos = options.photos or [sample_photo(backend, settings)]
+    script = ROOT / "tests" / "benchmarks" / "reconstruct_all.py"
+    with tempfile.TemporaryDirectory(prefix="ganfit-bench-") as scratch:
+        command = [backend.python, script, options.out or scratch, *photos, "--preset", options.preset]
+        attached("Benchmark", command, settings.environment())
+
+
 def package(options: argparse.Namespace, settings: Settings) -> None:
     """The extension's zip in dist/, ready for Blender's Install from Disk."""
     zip_file = build_zip(blender_environment(settings).python, options.out.resolve())
@@ -564,7 +575,7 @@ def package(options: argparse.Namespace, settings: Settings) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="build.py", description=__doc__)
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="run | test | package")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="run | test | package | bench")
     verb = verbs.add_parser("run", help=run.__doc__, description=run.__doc__, allow_abbrev=False)
     verb.add_argument("photos", nargs="*", type=Path, metavar="PHOTO", help="default: a NASA portrait")
     verb.add_argument("--same-person", action="store_true", help="all photos show one person: one head from all")
@@ -578,6 +589,11 @@ def _parser() -> argparse.ArgumentParser:
     verb = verbs.add_parser("package", help=package.__doc__, description=package.__doc__, allow_abbrev=False)
     verb.add_argument("--out", type=Path, default=ROOT / "dist", help="default: dist/ beside build.py")
     verb.set_defaults(do=package)
+    verb = verbs.add_parser("bench", help=bench.__doc__, description=bench.__doc__, allow_abbrev=False)
+    verb.add_argument("photos", nargs="*", type=Path, metavar="PHOTO", help="default: a NASA portrait")
+    verb.add_argument("--preset", default="standard", choices=["draft", "standard", "best"])
+    verb.add_argument("--out", type=Path, help="keep the results here (what is there is not done again)")
+    verb.set_defaults(do=bench)
     for verb in verbs.choices.values():
         Settings.add_options(verb)
     return parser

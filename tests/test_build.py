@@ -160,7 +160,7 @@ def test_a_photo_that_is_not_there_ends_with_a_sentence(capsys):
     assert "There is no file" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("verb", ["run", "test", "package"])
+@pytest.mark.parametrize("verb", ["run", "test", "package", "bench"])
 def test_every_verb_explains_itself(verb, capsys):
     with pytest.raises(SystemExit) as stop:
         build.main([verb, "--help"])
