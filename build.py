@@ -539,8 +539,6 @@ def test(options: argparse.Namespace, settings: Settings) -> None:
     env = {"GANFIT_BPY_PYTHON": str(blender.python), **settings.environment()}
     if validator:
         env["GANFIT_GLTF_VALIDATOR"] = str(validator)
-    if (ROOT.parent / "shared").is_dir():
-        env.setdefault("GANFIT_SHARED", os.environ.get("GANFIT_SHARED", str(ROOT.parent / "shared")))
     failed: list[str] = []
     commands: dict[str, list[str]] = {
         "Lint (ruff)": ["ruff", "check", "."],
