@@ -104,9 +104,8 @@ def prepare_view(photo: Photo, detector: FaceDetector, mesh: FaceMesh, face: int
     if unit * 2 < 3 * MIN_FACE:
         warnings.append(f"The face in {photo.name} is small ({unit * 2:.0f} pixels); details will be guessed.")
     height, width = photo.image.shape[:2]
-    focal = None if photo.focal_35mm is None else photo.focal_35mm * float(np.hypot(height, width)) / 43.27
     anchor = eyes.mean(0)
-    frame = ViewFrame(size=(height, width), anchor=(float(anchor[0]), float(anchor[1])), unit=unit, focal=focal)
+    frame = ViewFrame(size=(height, width), anchor=(float(anchor[0]), float(anchor[1])), unit=unit, focal=photo.focal_px)
     low, high = points.min(0), points.max(0)
     centre, side = (low + high) / 2, 1.7 * float((high - low).max())
     centre[1] -= 0.06 * side
