@@ -95,7 +95,7 @@ def glb_bytes(
 
 
 def vertex_normals(verts: np.ndarray, triangles: np.ndarray) -> np.ndarray:
-    """Smooth unit normals (V, 3) of a mesh: area-weighted mean over the triangles (T, 3) at a vertex; +Z where none is."""
+    """Smooth unit normals (V, 3): area-weighted mean over the triangles (T, 3) at a vertex, +Z where there is none."""
     corners = verts[triangles].astype(np.float64)
     face = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
     normals = np.zeros(verts.shape, np.float64)
@@ -109,7 +109,7 @@ def vertex_normals(verts: np.ndarray, triangles: np.ndarray) -> np.ndarray:
 def bake_colours(uv: np.ndarray, faces: np.ndarray, colours: np.ndarray, size: int) -> bytes:
     """Vertex colours drawn into a texture, the gaps filled with the nearest colour.
 
-    uv: (V, 2) in [0, 1], v up; faces: (T, 3); colours: (V, 3) sRGB-encoded in [0, 1]. Returns a PNG of size x size pixels.
+    uv: (V, 2) in [0, 1], v up; faces: (T, 3); colours: (V, 3) sRGB-encoded in [0, 1]. Returns a square PNG.
     """
     clip = np.concatenate([uv * 2 - 1, np.zeros((len(uv), 1)), np.ones((len(uv), 1))], 1)
     raster = get_rasterizer("cpu")
