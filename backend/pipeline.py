@@ -5,7 +5,7 @@ import json
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -25,11 +25,10 @@ from backend.fit.person import Person
 from backend.fit.views import View, prepare_view
 from backend.head.model import load_head
 from backend.networks.detector import FaceDetector
-from backend.networks.facemesh import load_landmarks
+from backend.networks.landmarks import load_landmarks
 from backend.networks.identity import load_identity
 from backend.options import Options
 from backend.photo import load_photo
-from backend.render.lights import project_nonnegative
 from backend.render.raster import get_rasterizer
 from backend.sheet import contact_sheet, overlay
 from backend.texture.generator import load_generator
@@ -173,18 +172,17 @@ def describe(person: Person, params: FitParameters, views: list[View], trace: Fi
     scale, ruler = metric_scale(person, params, views)
     if ruler != "iris":
         warnings = [*warnings, "The iris was too small to measure; absolute size comes from the mean eye distance."]
-    sh = project_nonnegative(params.sh)
-    frames, sun = [v.frame for v in views], torch.nn.functional.normalize(params.sun_direction, dim=-1)
+    lights = params.lights().nonnegative()
+    frames = [v.frame for v in views]
     described = []
     for i, view in enumerate(views):
         camera = camera_of(params, frames, i)
-        camera.translation = camera.translation * scale
+        camera = replace(camera, translation=camera.translation * scale)
         described.append({
             "photo": {"file": f"photo_{i:02d}.png", "name": view.photo.name, "sha256": view.photo.sha256,
                       "size": [view.frame.size[1], view.frame.size[0]]},
             "camera": camera.to_result(),
-            "lights": {"sh": sh[i].tolist(),
-                       "sun": {"direction": sun[i].tolist(), "rgb": params.sun_rgb[i].tolist()}},
+            "lights": lights.to_result(i),
             "expression": dict(zip(head.expression_names, params.expression[i].tolist(), strict=True)),
             "landmarks": view.landmarks.points.tolist(),
             "files": {"photo": f"photo_{i:02d}.png", "render": f"render_{i:02d}.png", "overlay": f"overlay_{i:02d}.jpg"},

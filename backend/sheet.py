@@ -8,13 +8,14 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from backend.assemble import Assembled, head_box, picture
+from backend.networks.crop import crop_photo
 from backend.render.camera import Camera
 from backend.render.lights import Lights
 
 CELL = 320
 """Side of one picture of the sheet, pixels."""
-TITLES = ("Photo", "Fit, with light", "Fit, without light", "Difference", "Geometry", "Albedo", "From the right",
-          "From the left")
+TITLES = ("Photo", "Fit, with light", "Fit, without light", "Difference", "Geometry", "Albedo", "Subject's right",
+          "Subject's left")
 NEW_VIEW_YAW = 40.0
 """Degrees by which the two new views are turned."""
 
@@ -37,14 +38,10 @@ def orbit(scene: Assembled, yaw: float, size: int, device: torch.device) -> Came
     """A camera 1 m away, turned `yaw` degrees about the head (positive shows the subject's left), filling the picture."""
     angle = math.radians(yaw)
     points = scene.verts1[0]
-    centre = (points.min(0).values + points.max(0).values) / 2
+    centre = ((points.min(0).values + points.max(0).values) / 2)[None]
     radius = float((points - centre).norm(dim=1).max())
-    rotation = torch.tensor([[math.cos(angle), 0, -math.sin(angle)], [0, 1, 0],
-                             [math.sin(angle), 0, math.cos(angle)]], device=device)
-    translation = -(rotation @ centre) - torch.tensor([0, 0, 1.0], device=device)
-    return Camera(rotation=torch.tensor([[0.0, -angle, 0.0]], device=device), translation=translation[None],
-                  fov_y=torch.tensor([2 * math.atan(radius * 0.95)], device=device),
-                  principal=torch.full((1, 2), size / 2, device=device), size=(size, size))
+    away = torch.tensor([[math.sin(angle), 0.0, math.cos(angle)]], device=device)
+    return Camera.look_at(centre + away, centre, 2 * math.atan(radius * 0.95), (size, size))
 
 
 def contact_sheet(scene: Assembled, photos: list[np.ndarray]) -> np.ndarray:
@@ -58,10 +55,8 @@ def _cells(scene: Assembled, view: int, photo: np.ndarray) -> list[np.ndarray]:
     """The eight pictures of one view, (CELL, CELL, 3) uint8 each."""
     device = scene.verts1.device
     x0, y0, side = head_box(scene, view)
-    crop = Image.fromarray(photo).transform((CELL, CELL), Image.Transform.EXTENT, (x0, y0, x0 + side, y0 + side),
-                                            Image.Resampling.BICUBIC) if side < 2 * CELL else \
-        _crop_area(photo, x0, y0, side)
-    background = torch.from_numpy(np.array(crop)).to(device).float()[None] / 255
+    transform = torch.tensor([[side / CELL, 0, x0], [0, side / CELL, y0]])
+    background = crop_photo(photo, transform, CELL).permute(0, 2, 3, 1).to(device)
     camera = scene.cameras[view].crop(x0, y0, CELL / side, (CELL, CELL))
     lit = picture(scene, view, camera)
     with_light = lit.rgb + (1 - lit.alpha) * background
@@ -72,14 +67,6 @@ def _cells(scene: Assembled, view: int, photo: np.ndarray) -> list[np.ndarray]:
     texture = torch.nn.functional.interpolate(scene.texture, (CELL, CELL), mode="area").permute(0, 2, 3, 1)
     sides = [picture(scene, view, orbit(scene, yaw, CELL, device), soft).rgb for yaw in (-NEW_VIEW_YAW, NEW_VIEW_YAW)]
     return [_bytes(t) for t in (background, with_light, without, difference, grey, texture, *sides)]
-
-
-def _crop_area(photo: np.ndarray, x0: float, y0: float, side: float) -> Image.Image:
-    """A large crop, averaged down to CELL pixels; black outside the photo."""
-    size = int(round(side))
-    canvas = Image.new("RGB", (size, size))
-    canvas.paste(Image.fromarray(photo), (-int(round(x0)), -int(round(y0))))
-    return canvas.resize((CELL, CELL), Image.Resampling.BOX)
 
 
 def _bytes(image: Tensor) -> np.ndarray:

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The fit: gradient descent on shape, texture, expression, camera and light at once (GANFIT, CVPR 2019, Sec. 3.4)."""
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -11,11 +12,13 @@ from backend.errors import GanfitError
 from backend.fit import losses
 from backend.fit.config import FitConfig, LearningRates, LossWeights, StageConfig
 from backend.fit.parameters import DISTANCE_PRIOR, FitParameters, ViewFrame, camera_of
-from backend.fit.person import Person, stack_cameras
-from backend.fit.views import View, five_points
-from backend.networks.facemesh import FaceMesh, differentiable_crop
+from backend.fit.person import Person
+from backend.fit.views import View
+from backend.networks.crop import differentiable_crop
+from backend.networks.facemesh import FaceMesh, points5
 from backend.render.camera import Camera
-from backend.render.lights import Lights, radiance_penalty, random_lights, solve_sh
+from backend.render.color import srgb_to_linear
+from backend.render.lights import COSINE_LOBE, random_lights, sh_basis
 
 RANDOM_VIEW_SIZE = 176
 """Side of the second render in pixels: the identity network sees 150 of them."""
@@ -58,7 +61,7 @@ class Energy:
         self.landmark_model = person.landmark_model()
         mesh_to_photo = torch.stack([torch.as_tensor(v.landmarks.transform, dtype=torch.float32) for v in views])
         self.mesh_transform = self._to_crop(mesh_to_photo)
-        chip_to_photo = identity.chip_transform(five_points(self.points[:, :468].cpu()))
+        chip_to_photo = identity.chip_transform(points5(self.points[:, :468].cpu()))
         self.chip_transform = self._to_crop(chip_to_photo)
         self.net_unit = self.units / torch.linalg.norm(mesh_to_photo[:, :, 0], dim=1).to(device)
         with torch.no_grad():
@@ -74,7 +77,7 @@ class Energy:
     def cameras(self, params: FitParameters) -> Camera:
         """The crop cameras of all views as one batch."""
         size = self.stage.crop_size
-        return stack_cameras([camera_of(params, self.frames, i).crop(v.box[0], v.box[1], size / v.box[2], (size, size))
+        return Camera.cat([camera_of(params, self.frames, i).crop(v.box[0], v.box[1], size / v.box[2], (size, size))
                               for i, v in enumerate(self.views)])
 
     def __call__(self, params: FitParameters, clock: "Clock") -> tuple[dict[str, Tensor], Tensor]:
@@ -131,14 +134,13 @@ class Energy:
         cage = person.head.cage(params.identity[None], expression)
         verts1 = person.head.subdivide(cage)
         camera = random_camera(rng, RANDOM_VIEW_SIZE, self.device)
-        lights = random_lights(1, rng)
-        lights = Lights(lights.sh.to(self.device), lights.sun_direction.to(self.device), lights.sun_rgb.to(self.device))
+        lights = random_lights(1, rng, self.device)
         out = person.picture(verts1, texture, params.palette, camera, lights)
         backdrop = torch.rand(1, 1, 1, 3, generator=rng).to(self.device)
         picture = as_grey(out.rgb + (1 - out.alpha) * backdrop, self.grey[:1]).permute(0, 3, 1, 2)
         with torch.no_grad():
             points = camera.project(person.head.landmarks(verts1, "468"))
-            transform = self.identity.chip_transform(five_points(points))
+            transform = self.identity.chip_transform(points5(points))
         return differentiable_crop(picture, transform, self.identity.chip_size)
 
     def mesh_landmarks(self, params: FitParameters) -> Tensor:
@@ -155,7 +157,7 @@ class Energy:
         """The regularisers of Eq. 9."""
         return {"shape": losses.gaussian_prior(params.identity), "expression": losses.gaussian_prior(params.expression),
                 "latent": losses.gaussian_prior(params.latent), "light": losses.light_prior(params.sh, params.sun_rgb),
-                "radiance": radiance_penalty(params.sh),
+                "radiance": params.lights().nonnegative_radiance_penalty(),
                 "camera": losses.distance_prior(params.log_distance, *DISTANCE_PRIOR)}
 
 
@@ -187,38 +189,43 @@ def as_grey(rgb: Tensor, grey: Tensor) -> Tensor:
 
 
 def random_camera(rng: torch.Generator, size: int, device: torch.device) -> Camera:
-    """A camera 0.7 to 1.5 m in front of the face, within 40 degrees of yaw and 15 of pitch, the head filling it."""
-    u = torch.rand(4, generator=rng) * 2 - 1
-    yaw, pitch, distance = 0.7 * u[0], 0.26 * u[1], 1.1 + 0.4 * u[2]
-    cy, sy, cp, sp = yaw.cos(), yaw.sin(), pitch.cos(), pitch.sin()
-    zero, one = torch.zeros(()), torch.ones(())
-    turn = torch.stack([torch.stack([cy, zero, sy]), torch.stack([zero, one, zero]), torch.stack([-sy, zero, cy])])
-    nod = torch.stack([torch.stack([one, zero, zero]), torch.stack([zero, cp, -sp]), torch.stack([zero, sp, cp])])
-    rotation = nod @ turn
-    target = rotation @ torch.tensor([0.0, -0.035, 0.02])
-    translation = torch.stack([-target[0], -target[1], -distance - target[2]])
-    return Camera(rotation=axis_angle(rotation)[None].to(device), translation=translation[None].to(device),
-                  fov_y=(2 * torch.atan(0.15 / distance))[None].to(device),
-                  principal=torch.full((1, 2), size / 2, device=device), size=(size, size))
-
-
-def axis_angle(rotation: Tensor) -> Tensor:
-    """(3, 3) -> (3,), angles below pi."""
-    axis = torch.stack([rotation[2, 1] - rotation[1, 2], rotation[0, 2] - rotation[2, 0],
-                        rotation[1, 0] - rotation[0, 1]])
-    angle = torch.acos(((rotation.trace() - 1) / 2).clamp(-1, 1))
-    return axis * (angle / (2 * angle.sin()).clamp(min=1e-6))
+    """A camera 0.7 to 1.5 m in front of the face, within 40 degrees of yaw and 15 of pitch, the face filling it."""
+    yaw, pitch, far, _ = (torch.rand(4, generator=rng) * 2 - 1).tolist()
+    yaw, pitch, distance = 0.7 * yaw, 0.26 * pitch, 1.1 + 0.4 * far
+    target = torch.tensor([[0.0, -0.035, 0.02]])
+    direction = torch.tensor([[math.sin(yaw) * math.cos(pitch), math.sin(pitch), math.cos(yaw) * math.cos(pitch)]])
+    fov = torch.tensor([2 * math.atan(0.15 / distance)])
+    return Camera.look_at(target + distance * direction, target, fov, (size, size)).to(device)
 
 
 def initial_light(energy: Energy, params: FitParameters) -> FitParameters:
-    """Solves the spherical harmonics that light the mean texture like the photo, by least squares per view."""
+    """Solves the spherical harmonics that light the starting texture like the photo, ridge least squares per view.
+
+    Linear in the nine coefficients: photo = albedo * ao / pi * sum_k A_k Y_k(n) c_k (Ramamoorthi & Hanrahan 2001).
+    """
     with torch.no_grad():
         _, verts1 = energy.person.geometry(params)
         texture = energy.person.texture(params, energy.stage.texture_size)
         out = energy.person.picture(verts1, texture, params.palette, energy.cameras(params), params.lights())
-        mask = energy.person.pixel_mask(out) * energy.inside * (out.skin > 0.5)
-        sh = solve_sh(energy.photo, out.albedo, out.normal, out.ao, mask)
-    return FitParameters(**{**params.tensors(), "sh": sh.to(params.sh)})
+        mask = (energy.person.pixel_mask(out) * energy.inside * (out.skin > 0.5))[..., 0]
+        ao = energy.person.raster.interpolate(energy.person.head.ao1[None, :, None], out.rast, energy.person.head.tri1)
+        lobe = torch.tensor(COSINE_LOBE, device=energy.device)
+        basis = sh_basis(out.normal) * lobe * ao / torch.pi
+        sh = params.sh.clone()
+        white = torch.zeros(9, device=energy.device)
+        white[0] = 0.7 * math.sqrt(4 * math.pi)
+        ridge = torch.diag(torch.tensor([0.01] + [0.03] * 8, device=energy.device))
+        for i in range(len(sh)):
+            chosen = mask[i] > 0.5
+            if int(chosen.sum()) < 100:
+                continue
+            albedo, photo = srgb_to_linear(out.albedo[i][chosen]), srgb_to_linear(energy.photo[i][chosen])
+            for channel in range(3):
+                rows = basis[i][chosen] * albedo[:, channel:channel + 1]
+                count = len(rows) * float((albedo[:, channel] ** 2).mean())
+                system = rows.T @ rows + ridge * count
+                sh[i, :, channel] = torch.linalg.solve(system, rows.T @ photo[:, channel] + ridge @ white * count)
+    return FitParameters(**{**params.tensors(), "sh": sh})
 
 
 def optimiser(params: FitParameters, rates: LearningRates) -> torch.optim.Adam:

@@ -28,9 +28,9 @@ def metric_scale(person: Person, params: FitParameters, views: list[View]) -> tu
     sizes = []
     for i, view in enumerate(views):
         camera = camera_of(params, [v.frame for v in views], i)
-        focal = view.frame.size[0] / 2 / float(torch.tan(camera.fov_y[0] / 2))
+        focal = float(camera.focal)
         pixels = camera.project(centres[i:i + 1])[0]
-        depth = -(torch.linalg.inv(camera.cam_to_world())[0] @ torch.cat([centres[i], torch.ones(2, 1)], 1).T)[2]
+        depth = -camera.view(centres[i:i + 1])[0, :, 2]
         for eye in range(2):
             rim = np.asarray(view.landmarks.iris)[eye, 1:]
             diameter = max(np.linalg.norm(rim[0] - rim[2]), np.linalg.norm(rim[1] - rim[3]))

@@ -81,10 +81,5 @@ class Person:
         """(B, H, W, 1) constant weights of the pixel term: region weight inside the visible skin, eyes count in full."""
         with torch.no_grad():
             weight = self.raster.interpolate(self.pixel_weight1[None], output.rast, self.head.tri1)
-            return weight.flip(1) * (output.alpha > 0.99)
+            return weight * (output.alpha > 0.99)
 
-
-def stack_cameras(cameras: list[Camera]) -> Camera:
-    """One batched camera from cameras of the same picture size."""
-    return Camera(*(torch.cat([getattr(c, name) for c in cameras])
-                    for name in ("rotation", "translation", "fov_y", "principal")), size=cameras[0].size)

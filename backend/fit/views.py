@@ -9,11 +9,10 @@ from torch import Tensor
 from backend.errors import GanfitError
 from backend.fit.parameters import ViewFrame
 from backend.networks.detector import FaceDetector
-from backend.networks.facemesh import FaceLandmarks, FaceMesh, differentiable_crop
+from backend.networks.crop import crop_photo
+from backend.networks.facemesh import FaceLandmarks, FaceMesh
 from backend.photo import Photo
 
-FIVE_POINTS = ((33, 133), (263, 362), (2,))
-"""Face-mesh indices (subject's right eye corners, left eye corners, nose base) as used by `five_points`."""
 MIN_FACE = 40
 """Smallest interocular distance times 2 that is fitted, pixels: below that there is no face to see."""
 
@@ -55,17 +54,11 @@ class View:
         """The photo's crop (1, size, size, 3) in [0, 1] and the mask (1, size, size, 1) of pixels inside the photo."""
         x0, y0, side = self.box
         height, width = self.photo.image.shape[:2]
-        # Read only what the crop covers, so that a 100-megapixel photo is not converted to float as a whole.
-        margin = int(np.ceil(2 * side / size)) + 2
-        left, top = max(int(x0) - margin, 0), max(int(y0) - margin, 0)
-        part = self.photo.image[top:int(y0 + side) + margin, left:int(x0 + side) + margin]
-        image = torch.from_numpy(np.ascontiguousarray(part)).permute(2, 0, 1)[None].float() / 255
-        transform = self.crop_transform(size) - torch.tensor([[[0, 0, left], [0, 0, top]]], dtype=torch.float32)
-        out = differentiable_crop(image, transform, size).permute(0, 2, 3, 1)
+        out = crop_photo(self.photo.image, self.crop_transform(size)[0], size).permute(0, 2, 3, 1)
         centres = (torch.arange(size) + 0.5) * (side / size)
         inside_x = ((centres + x0 > 0) & (centres + x0 < width)).float()
         inside_y = ((centres + y0 > 0) & (centres + y0 < height)).float()
-        return out.clamp(0, 1), (inside_y[:, None] * inside_x[None])[None, :, :, None]
+        return out, (inside_y[:, None] * inside_x[None])[None, :, :, None]
 
 
 def choose_face(photo: Photo, detector: FaceDetector, face: int | None) -> tuple[object, list[str]]:
@@ -116,8 +109,3 @@ def prepare_view(photo: Photo, detector: FaceDetector, mesh: FaceMesh, face: int
         warnings.append(f"{photo.name} has no colour; skin and eye colours are guesses.")
     return View(photo, landmarks, frame, grey, box), warnings
 
-
-def five_points(points: Tensor) -> Tensor:
-    """Five face points in dlib's order from (B, 468, 2) mesh points, see `DlibIdentity.chip_transform`."""
-    right, left = points[:, [33, 133]], points[:, [263, 362]]
-    return torch.cat([left, right, points[:, [2]]], 1)
