@@ -60,7 +60,7 @@ def find_people(inputs: Sequence[str | Path]) -> list[Row]:
     """Who is to be reconstructed, sorted as given and by name inside a folder.
 
     A photo is a person. A folder's photos are a person each, and each subfolder with photos is one person seen in
-    several. Files that are no photos by their suffix, and hidden ones, are left out of folders. Equal names get a number.
+    several. Hidden files and those whose suffix is no photo's are left out of folders. Equal names get a number.
 
     Raises GanfitError: photo_missing, no_photo.
     """

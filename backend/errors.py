@@ -33,6 +33,8 @@ CODES: dict[str, str] = {
     "bundle_missing": "Check the path, or reconstruct the photo again.",
     "bundle_damaged": "Reconstruct the photo again.",
     "bundle_version": "Use the version of the software that wrote it, or reconstruct the photo again.",
+    "unknown_basis": "Use `makehuman`, or `ict` once it is installed.",
+    "calibration_mismatch": "The installation is damaged: install the backend again.",
     "layout_mismatch": "Use a file that was made for this head model's topology and UV layout.",
     # assets
     "asset_unknown": "Run `python -m backend assets list` for the names.",
@@ -90,4 +92,5 @@ def _is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
     text = str(error)
-    return isinstance(error, RuntimeError) and ("not enough memory" in text or "out of memory" in text)
+    shortages = ("not enough memory", "out of memory", "allocate memory")
+    return isinstance(error, RuntimeError) and any(words in text for words in shortages)
