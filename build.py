@@ -417,7 +417,7 @@ def gltf_validator(settings: Settings) -> Path | None:
 def install_assets(backend: Environment, settings: Settings) -> None:
     """The offline defaults of every network and the head; quick when they are there."""
     command: list[str | Path] = [backend.python, "-m", "backend", "assets", "install"]
-    attached("Offline assets (networks and head data)", command, settings.environment())
+    attached("Offline assets (networks and head data, about 185 MB the first time)", command, settings.environment())
 
 
 # --- the extension --------------------------------------------------------------------------------------------------
