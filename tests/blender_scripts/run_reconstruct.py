@@ -40,7 +40,10 @@ def reconstruct(job: dict[str, Any]) -> None:
     for photo in job["photos"]:
         settings.photos.add().path = photo
     settings.preset, settings.device = job["preset"], job["device"]
-    bpy.ops.ganfit.reconstruct(output=job["out"])
+    try:
+        bpy.ops.ganfit.reconstruct(output=job["out"])
+    except RuntimeError:  # the operator's report, which Blender has printed already
+        sys.exit(1)
 
 
 def save(blend: Path) -> None:
@@ -106,7 +109,7 @@ def timed(title: str) -> Iterator[None]:
 
 
 def main() -> int:
-    """One job; 1 when the operator reports an error, which is printed as a sentence."""
+    """One job; the exit status is 1 when something was reported as an error."""
     job = json.loads(sys.argv[1])
     out = Path(job["out"])
     try:
@@ -118,7 +121,7 @@ def main() -> int:
             render(out / f"{out.name}_cycles.png")
         with timed(f"Saving {out.name}.blend"), quiet_stdout():
             save(out / f"{out.name}.blend")
-    except RuntimeError as error:  # what an operator reports
+    except RuntimeError as error:  # what one of Blender's operators reports
         print(str(error).strip(), file=sys.stderr)
         return 1
     return 0
