@@ -13,6 +13,7 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -104,8 +105,6 @@ def _batch(args: argparse.Namespace) -> int:
     options = _options(args)
     batch.find_people(args.photos)
     with show_progress() as progress:
-        from functools import partial
-
         from .pipeline import Models, reconstruct
 
         rows = batch.run_batch(args.photos, options, partial(reconstruct, models=Models()), progress=progress)
@@ -177,9 +176,10 @@ def _render(args: argparse.Namespace) -> int:
     import hashlib
 
     from .bundle import read_bundle
-    from .pipeline import rerender
 
     source = read_bundle(args.bundle)
+    from .pipeline import rerender
+
     rebuilt = rerender(args.bundle, args.out, args.device)
     recorded = source.result["files"]
     equal = {

@@ -42,8 +42,8 @@ CODES: dict[str, str] = {
     "asset_damaged": "Run `python -m backend assets install` again.",
     "download_failed": "Check the network connection and the package index, then try again.",
     # texture generator
-    "generator_missing": "Leave the generator option empty, or train one: python -m backend train texture-gan",
-    "generator_invalid": "Choose a .safetensors file made by: python -m backend train texture-gan",
+    "generator_missing": "Leave the generator option empty, or train one: python -m backend train texture-gan.",
+    "generator_invalid": "Choose a .safetensors file made by: python -m backend train texture-gan.",
     # worker
     "not_supported": "Update the backend and the add-on to the same version.",
     "protocol_version": "Update the backend and the add-on to the same version.",

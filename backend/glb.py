@@ -113,7 +113,7 @@ def bake_colours(uv: np.ndarray, faces: np.ndarray, colours: np.ndarray, size: i
     """
     clip = np.concatenate([uv * 2 - 1, np.zeros((len(uv), 1)), np.ones((len(uv), 1))], 1)
     raster = get_rasterizer("cpu")
-    tri = torch.as_tensor(faces, dtype=torch.int32)
+    tri = torch.tensor(np.ascontiguousarray(faces), dtype=torch.int32)
     with torch.no_grad():
         rast = raster.rasterize(torch.as_tensor(clip, dtype=torch.float32)[None], tri, (size, size))
         drawn = raster.interpolate(torch.as_tensor(colours, dtype=torch.float32)[None], rast, tri)[0].numpy()
