@@ -167,7 +167,7 @@ def _open(data: bytes, name: str) -> Image.Image:
     try:
         return Image.open(io.BytesIO(data), formats=[format for format in _FORMATS if format in Image.OPEN])
     except UnidentifiedImageError:
-        if data[:3] == b"\xff\xd8\xff" or data[:8] == b"\x89PNG\r\n\x1a\n":
+        if data[:3] == b"\xff\xd8\xff" or data[:8] == b"\x89PNG\r\n\x1a\n" or _is_heif(data):
             raise GanfitError("photo_damaged", f"{name} is damaged: its header cannot be read.") from None
         raise GanfitError("photo_format", f"{name} is not an image of a known format.") from None
     except Image.DecompressionBombError:

@@ -299,8 +299,12 @@ def test_heic() -> None:
         return
     fails(header, "photo_damaged")
     pillow_heif.register_heif_opener()
-    photo = load_photo(encode(gradient(), "HEIF", quality=95))
-    assert np.abs(photo.image.astype(int) - gradient()).mean() < 3
+    for orientation in (1, 6, 8):
+        exif = Image.Exif()
+        exif[ORIENTATION] = orientation
+        photo = load_photo(encode(gradient(), "HEIF", quality=95, exif=exif))
+        expected = UPRIGHT[orientation](gradient()).astype(int)
+        assert photo.image.shape == expected.shape and np.abs(photo.image - expected).mean() < 3
 
 
 def test_missing_folder_empty_and_text(tmp_path: Path) -> None:
