@@ -1,0 +1,231 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Imports a bundle as a collection, and matches the scene to the person's photo and back."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import bpy
+
+from . import camera, light, material, mesh, shape_keys
+from .bundle import SKIN, ResultBundle, read_bundle
+
+PERSON = "ganfit_person"  # on the collection: the person's name
+RESULT = "ganfit_result"  # on the head: result.json without the fit's curves, as JSON
+VIEW = "ganfit_view"  # on cameras and suns: number of the photo
+WORLD = "ganfit_world"  # on cameras: the photo's world
+BEFORE = "ganfit_before"  # on the scene: what Match Photo has changed, as JSON
+LEFT_OUT = ("losses",)
+
+
+def import_bundle(context: bpy.types.Context, folder: Path, match: bool = True) -> bpy.types.Collection:
+    """Builds the person of a bundle in the scene.
+
+    Args:
+        context: gives the scene and the collection to put the person's collection into.
+        folder: the bundle.
+        match: also match the scene to the first photo.
+
+    Returns:
+        The new collection. Raises AddonError: `bundle_missing`, `bundle_version`, `bundle_damaged`.
+    """
+    bundle = read_bundle(folder)
+    collection = bpy.data.collections.new(bundle.name)
+    collection[PERSON] = bundle.name
+    context.scene.collection.children.link(collection)
+    head = _add_parts(bundle, collection)
+    _add_views(bundle, collection)
+    _set_provenance(head, bundle)
+    shape_keys.set_expression(head, bundle.views[0].expression)
+    _select(context, head)
+    if match:
+        match_photo(context, collection)
+    return collection
+
+
+def people(scene: bpy.types.Scene) -> list[bpy.types.Collection]:
+    """The collections of the scene that hold a person."""
+    return [collection for collection in scene.collection.children_recursive if PERSON in collection]
+
+
+def active_person(context: bpy.types.Context) -> bpy.types.Collection | None:
+    """The person that the active object belongs to, else the scene's last one, else None."""
+    found = people(context.scene)
+    thing = context.view_layer.objects.active
+    for collection in found:
+        if thing is not None and thing.name in collection.all_objects:
+            return collection
+    return found[-1] if found else None
+
+
+def head_of(collection: bpy.types.Collection) -> bpy.types.Object | None:
+    """The skin object of a person, None when it was deleted."""
+    return next((thing for thing in collection.all_objects if thing.get("ganfit_part") == SKIN), None)
+
+
+def cameras_of(collection: bpy.types.Collection) -> list[bpy.types.Object]:
+    """The cameras of a person's photos, in their order."""
+    found = [thing for thing in collection.all_objects if thing.type == "CAMERA" and VIEW in thing]
+    return sorted(found, key=lambda thing: thing[VIEW])
+
+
+def is_matched(scene: bpy.types.Scene) -> bool:
+    """Whether the scene is matched to a photo."""
+    return BEFORE in scene
+
+
+def match_photo(context: bpy.types.Context, collection: bpy.types.Collection, view: int = 0) -> None:
+    """Makes the scene show what the fit rendered: the photo's camera, size, lights and expression, plain colours.
+
+    Everything else in the scene is hidden. Light is not bounced, the skin has no highlights of its own (the albedo
+    has them), and colours are not tone mapped. `release_photo` puts back what was there.
+    """
+    found = {thing[VIEW]: thing for thing in cameras_of(collection)}
+    if view not in found:
+        return
+    scene, eye = context.scene, found[view]
+    release_photo(context)
+    wanted = _settings(eye["ganfit_size"])
+    shown = set(collection.all_objects)
+    hidden = [thing for thing in context.view_layer.objects if thing not in shown and not thing.hide_render]
+    scene[BEFORE] = json.dumps(
+        {
+            "person": collection.name,
+            "settings": [[path, _value(scene, path)] for path in wanted if _has(scene, path)],
+            "camera": scene.camera.name if scene.camera else "",
+            "world": scene.world.name if scene.world else "",
+            "hidden": [[thing.name, thing.hide_get()] for thing in hidden],
+        }
+    )
+    for path, value in wanted.items():
+        _set_value(scene, path, value)
+    scene.camera, scene.world = eye, eye.get(WORLD) or scene.world
+    for thing in hidden:
+        thing.hide_render = True
+        thing.hide_set(True)
+    for thing in shown:
+        if thing.type == "LIGHT" and VIEW in thing:
+            thing.hide_render = thing.hide_viewport = thing[VIEW] != view
+    _highlights(collection, False)
+    _set_view_expression(collection, view)
+
+
+def release_photo(context: bpy.types.Context) -> None:
+    """Undoes `match_photo`; what was deleted or renamed in the meantime is left alone."""
+    scene = context.scene
+    if not is_matched(scene):
+        return
+    before = json.loads(scene[BEFORE])
+    del scene[BEFORE]
+    for path, value in before["settings"]:
+        _set_value(scene, path, value)
+    scene.camera = bpy.data.objects.get(before["camera"]) if before["camera"] else None
+    scene.world = bpy.data.worlds.get(before["world"]) if before["world"] else None
+    for name, was_hidden in before["hidden"]:
+        thing = context.view_layer.objects.get(name)
+        if thing is not None:
+            thing.hide_render = False
+            thing.hide_set(was_hidden)
+    collection = bpy.data.collections.get(before["person"])
+    if collection is not None:
+        _highlights(collection, True)
+
+
+def _add_parts(bundle: ResultBundle, collection: bpy.types.Collection) -> bpy.types.Object:
+    """All parts with materials and shape keys, parented to the head, which is returned."""
+    things = {}
+    for part in mesh.split(bundle):
+        thing = mesh.make_object(bundle, part, collection)
+        thing.data.materials.append(material.make_material(bundle, part.name))
+        shape_keys.add_shape_keys(thing, bundle, part)
+        things[part.name] = thing
+    head = things[SKIN]
+    for name, thing in things.items():
+        if name != SKIN:
+            thing.parent = head
+            shape_keys.follow(thing, head)
+    return head
+
+
+def _add_views(bundle: ResultBundle, collection: bpy.types.Collection) -> None:
+    """A camera, a sun and a world for each photo; only the first photo's sun shines."""
+    for number, view in enumerate(bundle.views):
+        eye = camera.make_camera(view, f"Photo {number}", collection)
+        sun = light.make_sun(view, f"Sun {number}", collection)
+        eye[WORLD] = light.make_world(view, f"{bundle.name} {number}")
+        eye[VIEW] = sun[VIEW] = number
+        sun.hide_render = sun.hide_viewport = number != 0
+
+
+def _set_provenance(head: bpy.types.Object, bundle: ResultBundle) -> None:
+    """Custom properties: where the head comes from and with what it was made."""
+    result = {name: value for name, value in bundle.result.items() if name not in LEFT_OUT}
+    head[RESULT] = json.dumps(result)
+    head["ganfit_layout_id"] = str(result.get("layout_id", ""))
+    head["ganfit_bundle"] = str(bundle.folder)
+    head["ganfit_photos"] = ", ".join(str(view["photo"].get("name", "")) for view in result["views"])
+    head["ganfit_photo_sha256"] = ", ".join(str(view["photo"].get("sha256", "")) for view in result["views"])
+    head["ganfit_seed"] = str(result.get("seed", ""))
+    head["ganfit_basis"] = str(result.get("shape", {}).get("basis", ""))
+    head["ganfit_generator"] = str(result.get("texture", {}).get("generator_sha256", ""))
+
+
+def _select(context: bpy.types.Context, head: bpy.types.Object) -> None:
+    """Makes the head the only selected object, where it is in the view layer."""
+    if head.name in context.view_layer.objects:
+        for thing in context.view_layer.objects:
+            thing.select_set(False)
+        head.select_set(True)
+        context.view_layer.objects.active = head
+
+
+def _settings(size: Any) -> dict[str, Any]:
+    """Data paths of the scene and their values while it is matched to a photo of this size (width, height)."""
+    return {
+        "render.resolution_x": int(size[0]),
+        "render.resolution_y": int(size[1]),
+        "render.resolution_percentage": 100,
+        "render.pixel_aspect_x": 1.0,
+        "render.pixel_aspect_y": 1.0,
+        "render.film_transparent": True,
+        "render.use_border": False,
+        "display_settings.display_device": "sRGB",
+        "view_settings.view_transform": "Standard",
+        "view_settings.look": "None",
+        "view_settings.exposure": 0.0,
+        "view_settings.gamma": 1.0,
+        "cycles.diffuse_bounces": 0,
+    }
+
+
+def _has(scene: bpy.types.Scene, path: str) -> bool:
+    owner, _, name = path.rpartition(".")
+    holder = getattr(scene, owner, None)  # `scene.cycles` is there only with Cycles enabled
+    return holder is not None and hasattr(holder, name)
+
+
+def _value(scene: bpy.types.Scene, path: str) -> Any:
+    owner, _, name = path.rpartition(".")
+    return getattr(getattr(scene, owner), name)
+
+
+def _set_value(scene: bpy.types.Scene, path: str, value: Any) -> None:
+    owner, _, name = path.rpartition(".")
+    if _has(scene, path):
+        setattr(getattr(scene, owner), name, value)
+
+
+def _highlights(collection: bpy.types.Collection, on: bool) -> None:
+    head = head_of(collection)
+    if head is not None:
+        for slot in head.material_slots:
+            if slot.material is not None:
+                material.set_highlights(slot.material, on)
+
+
+def _set_view_expression(collection: bpy.types.Collection, view: int) -> None:
+    head = head_of(collection)
+    if head is not None and head.data.shape_keys is not None and RESULT in head:
+        shape_keys.set_expression(head, json.loads(head[RESULT])["views"][view]["expression"])

@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Every label, tooltip and sentence of the interface, keyed by id."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Text(NamedTuple):
+    """A label and its tooltip."""
+
+    label: str
+    tip: str
+
+
+TEXTS: dict[str, Text] = {
+    # operators
+    "reconstruct": Text(
+        "Reconstruct from Photo",
+        "Make a head with texture, expressions, camera and lights from the photos. Blender can be used meanwhile",
+    ),
+    "cancel": Text("Cancel", "Stop the running job. What the scene holds stays as it is"),
+    "import_result": Text("Import Result...", "Import the folder of an earlier result, with result.json and head.npz"),
+    "setup": Text(
+        "Set Up",
+        "Install the backend into a folder of its own. Nothing of Blender's own Python is changed",
+    ),
+    "check": Text("Show Licences", "Start the backend and list its networks and data with their licences"),
+    "open_log": Text("Open Log", "Show the backend's messages in Blender's text editor"),
+    "photos_add": Text("Add Photos...", "Choose photos of one person. Several photos make one head from all of them"),
+    "photo_remove": Text("Remove", "Take this photo off the list. The file stays where it is"),
+    "match_photo": Text(
+        "Match Photo",
+        "Look through the photo's camera under the photo's lights, with everything else hidden. "
+        "Press again to put back what was there",
+    ),
+    "dismiss": Text("Dismiss", "Remove this message"),
+    "preferences": Text("Preferences", "Open the add-on's preferences"),
+    # settings of the scene
+    "photo": Text("Photo", "A photo of one face, sharp and well lit, from the front or half from the side"),
+    "photos": Text("Photos", "Photos of one person"),
+    "preset": Text("Quality", "How much work is put into the head"),
+    "preset.draft": Text("Draft", "A quick look"),
+    "preset.standard": Text("Standard", "Good quality in about a minute"),
+    "preset.best": Text("Best", "Takes several times as long as Standard"),
+    "basis": Text("Shape Model", "The statistics of head shapes that the fit uses"),
+    "basis.makehuman": Text("MakeHuman", "Principal components of MakeHuman heads, calibrated on real people (CC0)"),
+    "basis.ict": Text("ICT-FaceKit", "Light-stage modes of ICT-FaceKit (MIT). Has to be installed first"),
+    "device": Text("Device", "What the fit runs on"),
+    "device.auto": Text("Automatic", "The graphics card where there is a fitting one, else the processor"),
+    "device.cpu": Text("Processor", "Runs everywhere"),
+    "device.cuda": Text("CUDA", "NVIDIA graphics card. Needs the CUDA variant of the backend"),
+    "seed": Text("Seed", "Start of the random draws. The same seed and photo give the same head"),
+    "output": Text("Output", "Folder for the results. Empty: the extension's own user folder"),
+    # preferences
+    "python_path": Text("Python", "Python of an environment that has the backend. Empty: what Set Up has made"),
+    "base_python": Text("Base Python", "Python 3.11 to 3.14 for Set Up to start from. Empty: Blender's or the system's"),
+    "compute": Text("Variant", "Which build of PyTorch is installed"),
+    "compute.cpu": Text("CPU", "Works everywhere"),
+    "compute.cuda": Text("CUDA", "For NVIDIA graphics cards, larger"),
+    "index_url": Text("Package Index", "Address of a package index. Empty: pip's own and PyTorch's"),
+    "wheel_folder": Text("Wheel Folder", "Folder with all packages as wheels, to set up without internet"),
+    "cache": Text("Cache", "Folder for the networks and the head's data. Empty: the extension's own user folder"),
+    # panels
+    "panel": Text("GANFIT", ""),
+    "panel.result": Text("Result", ""),
+}
+
+STAGES: dict[str, str] = {
+    "start": "Starting the backend",
+    "photos": "Reading the photos",
+    "models": "Loading the networks",
+    "face": "Finding the face",
+    "align": "Aligning",
+    "fit": "Fitting",
+    "bundle": "Writing the result",
+    "import": "Building the head",
+    "python": "Looking for Python",
+    "venv": "Making the environment",
+    "pip": "Installing packages",
+    "assets": "Installing networks and data",
+}
+
+MESSAGES: dict[str, str] = {
+    "not_set_up": "The backend is not set up yet.",
+    "setup_size": "{size}, in {place}",
+    "offline": "Blender's online access is off: allow it in Preferences > System, or choose a wheel folder.",
+    "cancelling": "Cancelling",
+    "finished": "{name} is in the scene.",
+    "setup_done": "The backend is set up.",
+    "cancelled": "Cancelled.",
+    "seconds_left": "{seconds} s left",
+    "minutes_left": "{minutes} min {seconds:02d} s left",
+    "ready": "The backend is set up in {place}.",
+    "no_assets": "Press Show Licences to list the networks and data with their licences.",
+    "sellable": "results may be sold",
+    "not_sellable": "results may not be sold",
+    "not_installed": "not installed",
+    "matched_hidden": "Everything else in the scene is hidden while Match Photo is on.",
+    "no_person": "There is no head of ours in the scene.",
+}
+
+
+def label(key: str) -> str:
+    """The label of an id."""
+    return TEXTS[key].label
+
+
+def tip(key: str) -> str:
+    """The tooltip of an id."""
+    return TEXTS[key].tip
+
+
+def items(group: str) -> list[tuple[str, str, str]]:
+    """The items of an enumeration, in the order of the table: the ids that begin with `group.`."""
+    prefix = f"{group}."
+    return [(key[len(prefix) :], *text) for key, text in TEXTS.items() if key.startswith(prefix)]
+
+
+def stage(name: str) -> str:
+    """The sentence for a stage of a job; an unknown stage is shown as it is."""
+    return STAGES.get(name, name.replace("_", " ").capitalize())
+
+
+def time_left(seconds: float | None) -> str:
+    """`45 s left`, `2 min 05 s left`, or nothing."""
+    if seconds is None:
+        return ""
+    whole = max(1, round(seconds))
+    if whole < 60:
+        return MESSAGES["seconds_left"].format(seconds=whole)
+    return MESSAGES["minutes_left"].format(minutes=whole // 60, seconds=whole % 60)
