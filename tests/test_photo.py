@@ -302,7 +302,7 @@ def test_heic() -> None:
     for orientation in (1, 6, 8):
         exif = Image.Exif()
         exif[ORIENTATION] = orientation
-        photo = load_photo(encode(gradient(), "HEIF", quality=95, exif=exif))
+        photo = load_photo(encode(gradient(), "HEIF", quality=95, exif=exif.tobytes()))
         expected = UPRIGHT[orientation](gradient()).astype(int)
         assert photo.image.shape == expected.shape and np.abs(photo.image - expected).mean() < 3
 
