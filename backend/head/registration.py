@@ -138,7 +138,7 @@ class Template:
 
     mean: (V0, 3) metres. modes: (K, V0, 3) metres per sigma (K may be 0). evaluate: sparse (V1, V0), subdivision. tris: (T, 3)
     triangles of the evaluated surface to compare (skin that can be seen from outside). weights: (V1,) >= 0, trust in each
-    evaluated vertex. smoothness: sparse (V0, V0) operator whose square penalises the free form.
+    evaluated vertex. smoothness: sparse (R, V0) operator whose square penalises the free form (see `smoothness`).
     """
     mean: np.ndarray
     modes: np.ndarray
@@ -184,15 +184,23 @@ class Registration:
         return self.to_target(self.cage)
 
 
-def laplacian(quads: np.ndarray, count: int, pieces_fixed: float = 1e-3) -> sp.csr_matrix:
-    """Uniform graph Laplacian (V, V) over the quads' edges; vertices without edges get a row of `pieces_fixed`."""
+def smoothness(quads: np.ndarray, outer: np.ndarray, membrane: float = 0.5) -> sp.csr_matrix:
+    """Operator (R, V) whose square penalises a displacement field of the cage.
+
+    On the outer skin (mask (V,)): the uniform graph Laplacian, so that the field bends little. Inside (mouth, sockets,
+    nostrils, which no scan shows): differences along edges, so that the inside moves with its rim and does not swing out.
+    """
+    count = len(outer)
     edges = np.concatenate([quads[:, [0, 1]], quads[:, [1, 2]], quads[:, [2, 3]], quads[:, [3, 0]]])
     edges = np.unique(np.sort(edges[edges[:, 0] != edges[:, 1]], axis=1), axis=0)
     i, j = edges.T
     adjacency = sp.csr_matrix((np.ones(2 * len(edges)), (np.r_[i, j], np.r_[j, i])), (count, count))
     degree = np.asarray(adjacency.sum(1)).ravel()
-    inverse = sp.diags(1 / np.maximum(degree, 1))
-    return (sp.diags(np.where(degree > 0, 1.0, pieces_fixed)) - inverse @ adjacency).tocsr()
+    bend = sp.diags(np.where(degree > 0, 1.0, 1e-3)) - sp.diags(1 / np.maximum(degree, 1)) @ adjacency
+    inner = edges[~outer[edges].all(1)]
+    rows = np.repeat(np.arange(len(inner)), 2)
+    stretch = sp.csr_matrix((np.tile([membrane, -membrane], len(inner)), (rows, inner.ravel())), (len(inner), count))
+    return sp.vstack([sp.diags(outer.astype(float)) @ bend, stretch]).tocsr()
 
 
 # ------------------------------------------------------------------------------------------------------------ correspondences
