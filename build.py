@@ -610,6 +610,9 @@ def main(arguments: list[str] | None = None) -> int:
     except BuildError as error:
         print(f"\nerror: {error}" + (f"\n{error.hint}" if error.hint else ""), file=sys.stderr)
         return 1
+    except OSError as error:  # no permission, no space, a file that is not there
+        print(f"\nerror: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("\nInterrupted. Run it again: it goes on where it can.", file=sys.stderr)
         return 130
