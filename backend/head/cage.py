@@ -11,6 +11,8 @@ import numpy as np
 from backend.head import makehuman
 
 PARTS = ("skin", "eye_left", "eye_right", "teeth", "tongue", "lashes")
+PALETTE_NAMES = ("sclera", "limbus", "iris", "pupil", "teeth", "gums", "tongue", "lashes")
+"""Colours of what is not skin."""
 MEAN_INTERPUPILLARY = 0.063
 """Metres between the mean adult's pupils; MakeHuman's mean adult has 57.8 mm, so the head is scaled by it."""
 
@@ -22,6 +24,8 @@ class Part:
     name: str
     verts: np.ndarray  # (n, 3)
     quads: np.ndarray  # (q, 4) into verts
+    uv: np.ndarray  # (n, 2) in the part's own map
+    palette: np.ndarray  # (n, P) weights of PALETTE_NAMES
     corner_uv_makehuman: np.ndarray  # (q, 4, 2)
     makehuman_index: np.ndarray  # (n,), -1 where the vertex is ours
     identity: np.ndarray  # (D, n, 3)
@@ -36,6 +40,9 @@ class Cage:
     verts: np.ndarray  # (V, 3) float64, MakeHuman's mean young adult
     quads: np.ndarray  # (Q, 4) int32
     part: np.ndarray  # (Q,) uint8 into PARTS
+    vertex_part: np.ndarray  # (V,) uint8 into PARTS
+    uv: np.ndarray  # (V, 2) float32, each part's own map in [0, 1]; zeros on the skin, whose UVs are the frozen layout
+    palette_weights: np.ndarray  # (V, P) float32, weights of PALETTE_NAMES; zeros on the skin
     corner_uv_makehuman: np.ndarray  # (Q, 4, 2) float32, v up
     makehuman_index: np.ndarray  # (V,) int32, -1 where the vertex is ours
     mirror: np.ndarray  # (V,) int32
@@ -65,8 +72,14 @@ def _copied_part(name: str, base: makehuman.BaseMesh, faces: np.ndarray, verts: 
                  identity: np.ndarray, expression: np.ndarray) -> Part:
     """A part that takes its faces (F,) bool from MakeHuman as they are."""
     index = np.unique(base.quads[faces])
+    quads, corner_uv = np.searchsorted(index, base.quads[faces]), base.uv[base.uv_quads[faces]]
+    uv = np.zeros((len(index), 2))
+    uv[quads] = corner_uv
+    palette = np.zeros((len(index), len(PALETTE_NAMES)))
+    if name != "skin":
+        palette[:, PALETTE_NAMES.index({"eye_left": "sclera", "eye_right": "sclera"}.get(name, name))] = 1
     return Part(
-        name, verts[index], np.searchsorted(index, base.quads[faces]), base.uv[base.uv_quads[faces]],
+        name, verts[index], quads, uv, palette, corner_uv,
         index, identity[:, index], expression[:, index], np.searchsorted(index, base.mirror[index]),
     )
 
@@ -119,6 +132,9 @@ def _stack(parts: list[Part], identity_names: tuple[str, ...], expression_names:
         verts=np.concatenate([p.verts for p in parts]),
         quads=np.concatenate([p.quads + s for p, s in zip(parts, start, strict=False)]).astype(np.int32),
         part=np.concatenate([np.full(len(p.quads), i) for i, p in enumerate(parts)]).astype(np.uint8),
+        vertex_part=np.concatenate([np.full(n, i) for i, n in enumerate(counts)]).astype(np.uint8),
+        uv=np.concatenate([p.uv for p in parts]).astype(np.float32),
+        palette_weights=np.concatenate([p.palette for p in parts]).astype(np.float32),
         corner_uv_makehuman=np.concatenate([p.corner_uv_makehuman for p in parts]).astype(np.float32),
         makehuman_index=np.concatenate([p.makehuman_index for p in parts]).astype(np.int32),
         mirror=np.concatenate(mirror).astype(np.int32),

@@ -75,3 +75,9 @@ def subdivide(quads: np.ndarray, count: int) -> Subdivision:
         parent=face.astype(np.int32),
         edges=edges.astype(np.int32),
     )
+
+
+def subdivision_matrix(quads: np.ndarray, count: int) -> tuple[sp.csr_matrix, np.ndarray]:
+    """Catmull-Clark matrix (V1, V0) and level-1 quads (Q1, 4) of a cage, see `subdivide`."""
+    fine = subdivide(quads, count)
+    return fine.smooth, fine.quads

@@ -1,0 +1,274 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The morphable head: linear in identity and expression over a cage, with its Catmull-Clark level 1."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+import tempfile
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from backend.errors import GanfitError
+from backend.head import makehuman
+from backend.head.cage import PALETTE_NAMES, PARTS, Cage, build_cage
+from backend.head.occlusion import load_occlusion
+from backend.head.regions import region_masks
+from backend.head.stat import load_identity_basis
+from backend.head.subdivision import Subdivision, subdivide
+from backend.head.uv_layout import layout_id, load_layout
+from backend.paths import cache_dir
+
+VERSION = 1
+"""Version of the cached file's contents."""
+
+
+@dataclass
+class HeadModel:
+    """The head on one topology; metres, +Y up, +Z towards the viewer, +X the subject's left, origin between the eyes.
+
+    V0, Q: vertices and quads of the cage (all parts stacked in the order of PARTS); V1, T: vertices and triangles of
+    level 1; K: identity components; P: palette entries.
+    """
+
+    verts0: Tensor  # (V0, 3) mean head
+    identity: Tensor  # (K, V0, 3) metres per standard deviation; coefficients are N(0, I)
+    expression: Tensor  # (52, V0, 3) metres at weight 1
+    expression_names: list[str]  # ARKit spelling
+    quads: Tensor  # (Q, 4) int32; a triangle repeats its last index
+    quad_part: Tensor  # (Q,) int64 into PARTS
+    vertex_part: Tensor  # (V0,) int64 into PARTS
+    makehuman_index: Tensor  # (V0,) int32, -1 where the vertex is ours
+    mirror0: Tensor  # (V0,) int64 mirror vertex
+    corner_uv: Tensor  # (Q, 4, 2), v up; each part has its own map in [0, 1]
+    corner_uv_makehuman: Tensor  # (Q, 4, 2), v up
+    subdivision: Tensor  # (V1, V0) sparse CSR: Catmull-Clark level 1
+    tri1: Tensor  # (T, 3) int32
+    tri1_part: Tensor  # (T,) int64
+    uv1: Tensor  # (V1, 2), v up
+    palette_names: list[str]
+    palette_weights0: Tensor  # (V0, P) rows sum to 1, or to 0 on the skin
+    palette_weights1: Tensor  # (V1, P)
+    regions: dict[str, Tensor]  # name -> (V0,) in [0, 1]
+    ao1: Tensor  # (V1,) ambient occlusion of the mean head in [0, 1]
+    landmark_tri: dict[str, Tensor]  # "68", "468" -> (N,) int64 triangle of tri1, -1 where not placed
+    landmark_weight: dict[str, Tensor]  # (N, 3) barycentric
+    landmark_sigma: dict[str, Tensor]  # (N,) trust: standard deviation in metres of the detector around the point
+    layout_id: str
+    basis: str
+
+    PARTS = PARTS
+
+    def __post_init__(self) -> None:
+        self._subdivision_t = self.subdivision.to_sparse_coo().t().coalesce().to_sparse_csr()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the tensors are."""
+        return self.verts0.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Floating-point type of the tensors."""
+        return self.verts0.dtype
+
+    def to(self, device: str | torch.device) -> HeadModel:
+        """The same model on another device."""
+        moved = {}
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, dict):
+                value = {name: tensor.to(device) for name, tensor in value.items()}
+            moved[field.name] = value.to(device) if isinstance(value, Tensor) else value
+        return HeadModel(**moved)
+
+    def cage(self, identity: Tensor, expression: Tensor, offsets: Tensor | None = None) -> Tensor:
+        """Cage vertices (B, V0, 3) for coefficients (B, K), weights (B, 52) and free offsets (B|1, V0, 3) in metres.
+
+        Fewer than K coefficients stand for zeros after them.
+        """
+        moved = identity @ self.identity[: identity.shape[-1]].flatten(1) + expression @ self.expression.flatten(1)
+        verts = self.verts0 + moved.unflatten(1, (-1, 3))
+        return verts if offsets is None else verts + offsets
+
+    def subdivide(self, cage: Tensor) -> Tensor:
+        """Level 1 (B, V1, C) of values (B, V0, C) on the cage."""
+        batch, count, channels = cage.shape
+        columns = cage.permute(1, 0, 2).reshape(count, batch * channels)
+        fine = _SparseProduct.apply(self.subdivision, self._subdivision_t, columns)
+        return fine.reshape(-1, batch, channels).permute(1, 0, 2)
+
+    def landmarks(self, verts1: Tensor, which: str = "68") -> Tensor:
+        """Landmarks (B, N, 3) on level-1 vertices (B, V1, 3); NaN-free: a point not placed is the origin.
+
+        Args:
+            which: "68" (iBUG) or "468" (MediaPipe's face mesh).
+        """
+        tri, weight = self.landmark_tri[which], self.landmark_weight[which]
+        corners = verts1[:, self.tri1[tri.clamp(min=0)].long()]
+        return (corners * (weight * (tri >= 0)[:, None])[None, ..., None]).sum(2)
+
+    def landmark_rows(self, which: str = "68") -> Tensor:
+        """(N, V0) weights that give the landmarks straight from the cage; a point not placed has a row of zeros."""
+        tri, weight = self.landmark_tri[which], self.landmark_weight[which]
+        pick = torch.zeros(len(tri), self.subdivision.shape[0], dtype=self.dtype, device=self.device)
+        pick.scatter_add_(1, self.tri1[tri.clamp(min=0)].long(), weight * (tri >= 0)[:, None])
+        return (self._subdivision_t @ pick.t()).t()
+
+    def landmark_weights468(self) -> Tensor:
+        """(468,) relative weights of the face-mesh points in a least-squares fit, 0 where not placed; the mean is 1."""
+        sigma = self.landmark_sigma["468"]
+        weight = torch.where(self.landmark_tri["468"] >= 0, 1 / sigma.clamp(min=1e-4) ** 2, torch.zeros_like(sigma))
+        return weight / weight.mean()
+
+
+class _SparseProduct(torch.autograd.Function):
+    """Constant sparse matrix times dense columns; its transpose is kept, which is faster than autograd's own."""
+
+    @staticmethod
+    def forward(ctx, matrix: Tensor, transposed: Tensor, columns: Tensor) -> Tensor:
+        ctx.transposed = transposed
+        return matrix @ columns
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[None, None, Tensor]:
+        return None, None, ctx.transposed @ gradient.contiguous()
+
+
+def load_head(basis: str = "makehuman", device: str | torch.device = "cpu") -> HeadModel:
+    """The head model with an identity basis, from the cache or built anew in some seconds.
+
+    Args:
+        basis: "makehuman" or "ict" (needs the asset `ict`).
+
+    Raises:
+        GanfitError: asset_missing, when MakeHuman's or ICT's files are not installed.
+    """
+    path = cache_dir() / f"head-{basis}-{_inputs_hash(basis)}.npz"
+    arrays = _read_cache(path)
+    if arrays is None:
+        arrays = build_arrays(basis)
+        _write_cache(path, arrays)
+    return _from_arrays(arrays).to(device)
+
+
+def build_arrays(basis: str) -> dict[str, np.ndarray]:
+    """All fields of the HeadModel as arrays without objects, as they are cached."""
+    cage = build_cage()
+    fine = subdivide(cage.quads, len(cage.verts))
+    uv = skin_uv(cage)
+    mean, modes = load_identity_basis(basis, cage)
+    masks = region_masks(cage)
+    matrix = fine.smooth
+    matrix.sort_indices()
+    arrays = {
+        "verts0": mean, "identity": modes, "expression": cage.expression, "quads": cage.quads,
+        "quad_part": cage.part, "vertex_part": cage.vertex_part, "makehuman_index": cage.makehuman_index,
+        "mirror0": cage.mirror, "corner_uv": uv[cage.quads], "corner_uv_makehuman": cage.corner_uv_makehuman,
+        "crow": matrix.indptr, "col": matrix.indices, "value": matrix.data, "tri1": fine.triangles,
+        "tri1_part": np.repeat(cage.part[fine.parent], 2), "uv1": fine.linear @ uv,
+        "palette_weights0": cage.palette_weights, "palette_weights1": fine.linear @ cage.palette_weights,
+        "region_names": np.array(list(masks)), "region_masks": np.stack(list(masks.values())),
+        "ao1": load_occlusion(len(matrix.indptr) - 1), "expression_names": np.array(cage.expression_names),
+        "palette_names": np.array(PALETTE_NAMES), "layout_id": np.array(load_layout()[2]), "basis": np.array(basis),
+    }
+    for which in ("68", "468"):
+        tri, weight, sigma = _landmarks(cage, fine, which)
+        arrays |= {f"tri{which}": tri, f"weight{which}": weight, f"sigma{which}": sigma}
+    return {k: v.astype(np.float32) if v.dtype == np.float64 else v for k, v in arrays.items()}
+
+
+def _landmarks(cage: Cage, fine: Subdivision, which: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    try:
+        from backend.head.landmarks import load_landmarks
+    except ImportError:
+        count = int(which)
+        return np.full(count, -1), np.zeros((count, 3)), np.ones(count)
+    return load_landmarks(cage).level1(which, fine)
+
+
+def skin_uv(cage: Cage) -> np.ndarray:
+    """UVs (V0, 2) of all cage vertices: the frozen layout on the skin, each part's own map elsewhere.
+
+    Raises:
+        GanfitError: layout_mismatch, when the frozen layout is not of this skin.
+    """
+    index, uv, name = load_layout()
+    skin = cage.quads[cage.part == PARTS.index("skin")]
+    count = len(index)
+    if not np.array_equal(cage.makehuman_index[:count], index) or layout_id(skin, uv) != name:
+        raise GanfitError("layout_mismatch", "The UV layout does not belong to the skin of the head that was built.")
+    return np.concatenate([uv, cage.uv[count:]])
+
+
+def _from_arrays(arrays: dict[str, np.ndarray]) -> HeadModel:
+    tensor = {k: torch.from_numpy(v) for k, v in arrays.items() if v.dtype.kind != "U"}
+    shape = (len(tensor["crow"]) - 1, len(tensor["verts0"]))
+    long = ("quad_part", "vertex_part", "mirror0", "tri1_part", "tri68", "tri468")
+    tensor |= {name: tensor[name].long() for name in long}
+    same = (
+        "verts0", "identity", "expression", "quads", "quad_part", "vertex_part", "makehuman_index", "mirror0",
+        "corner_uv", "corner_uv_makehuman", "tri1", "tri1_part", "uv1", "palette_weights0", "palette_weights1", "ao1",
+    )
+    with warnings.catch_warnings():  # PyTorch announces CSR as beta
+        warnings.simplefilter("ignore")
+        matrix = torch.sparse_csr_tensor(
+            tensor["crow"].long(), tensor["col"].long(), tensor["value"], shape, check_invariants=False
+        )
+    return HeadModel(
+        **{name: tensor[name] for name in same},
+        subdivision=matrix,
+        expression_names=arrays["expression_names"].tolist(),
+        palette_names=arrays["palette_names"].tolist(),
+        regions=dict(zip(arrays["region_names"].tolist(), tensor["region_masks"], strict=True)),
+        landmark_tri={w: tensor[f"tri{w}"] for w in ("68", "468")},
+        landmark_weight={w: tensor[f"weight{w}"] for w in ("68", "468")},
+        landmark_sigma={w: tensor[f"sigma{w}"] for w in ("68", "468")},
+        layout_id=str(arrays["layout_id"]),
+        basis=str(arrays["basis"]),
+    )
+
+
+def _inputs_hash(basis: str) -> str:
+    """Hash of everything that the arrays are computed from: this package's files and the assets' records."""
+    digest = hashlib.sha256(f"{VERSION} {basis}".encode())
+    for path in sorted(Path(__file__).parent.iterdir()):
+        if path.suffix in (".py", ".npz"):
+            digest.update(path.name.encode() + path.read_bytes())
+    folders = [makehuman.data_folder()]
+    if basis == "ict":
+        from backend.assets import require
+
+        folders.append(require("ict"))
+    for folder in folders:
+        for path in sorted(folder.glob("*.json")) or [folder]:
+            digest.update(f"{path} {path.stat().st_mtime_ns}".encode())
+    return digest.hexdigest()[:16]
+
+
+def _read_cache(path: Path) -> dict[str, np.ndarray] | None:
+    try:
+        with np.load(path, allow_pickle=False) as data:
+            return {name: data[name] for name in data.files}
+    except (OSError, ValueError, EOFError, KeyError):
+        return None
+
+
+def _write_cache(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    """Write beside and rename; a cache that cannot be written is done without."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for old in path.parent.glob(f"{path.name.rsplit('-', 1)[0]}-*.npz"):
+            old.unlink(missing_ok=True)
+        handle, temporary = tempfile.mkstemp(suffix=".npz.part", dir=path.parent)
+        with os.fdopen(handle, "wb") as file:
+            np.savez(file, **arrays)
+        os.replace(temporary, path)
+    except OSError:
+        return
