@@ -148,8 +148,9 @@ def _decode(data: bytes, name: str, sha256: str) -> Photo:
     with _open(data, name) as stored:
         _check_size(stored, name)
         notes: list[str] = []
-        if getattr(stored, "n_frames", 1) > 1 and stored.format != "MPO":
-            notes.append(f"{name} holds {stored.n_frames} frames: the first one is used.")
+        frames = getattr(stored, "n_frames", 1)
+        if frames > 1 and stored.format != "MPO":
+            notes.append(f"{name} holds {frames} frames: the first one is used.")
         mode, profile = stored.mode, stored.info.get("icc_profile")
         stored.load()
         exif = _exif(stored)
