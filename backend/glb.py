@@ -81,10 +81,13 @@ def glb_bytes(
         if len(faces) == 0:
             continue
         style = STYLES[name]
-        png = albedo_png if name == "skin" else bake_colours(uv[used], faces, colours[used], style.texture_size)
+        part_uv, png = uv[used], albedo_png
+        if name != "skin":
+            part_uv = fill_square(part_uv)
+            png = bake_colours(part_uv, faces, colours[used], style.texture_size)
         gltf.add_part(
             style,
-            {"POSITION": verts[used], "NORMAL": normals[used], "TEXCOORD_0": uv[used] * (1, -1) + (0, 1)},
+            {"POSITION": verts[used], "NORMAL": normals[used], "TEXCOORD_0": part_uv * (1, -1) + (0, 1)},
             faces,
             gltf.material(style, png),
             deltas[:, used],
@@ -104,6 +107,12 @@ def vertex_normals(verts: np.ndarray, triangles: np.ndarray) -> np.ndarray:
     length = np.linalg.norm(normals, axis=1, keepdims=True)
     normals = np.where(length > 1e-20, normals / np.maximum(length, 1e-20), (0.0, 0.0, 1.0))
     return normals.astype(np.float32)
+
+
+def fill_square(uv: np.ndarray) -> np.ndarray:
+    """The same map (V, 2) stretched to nearly the whole unit square, so that a small texture is used well."""
+    low, size = uv.min(0), np.ptp(uv, 0)
+    return (0.02 + 0.96 * (uv - low) / np.maximum(size, 1e-9)).astype(np.float32)
 
 
 def bake_colours(uv: np.ndarray, faces: np.ndarray, colours: np.ndarray, size: int) -> bytes:
