@@ -83,6 +83,7 @@ def backend_environment(backend_root: Path, cache: Path | None) -> dict[str, str
     variables = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     variables |= {
         "PYTHONPATH": str(backend_root),
+        "PYTHONSAFEPATH": "1",  # a folder named backend where Blender was started is not ours
         "PYTHONNOUSERSITE": "1",
         "PYTHONUTF8": "1",
         "PYTHONUNBUFFERED": "1",

@@ -1,131 +1,78 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Runs in Blender's Python for `build.py run`: installs the extension, reconstructs, saves the .blend, renders it.
+"""Run by `build.py run` with Blender's Python: photos to a .blend and a Cycles render through the installed extension.
 
-python run_reconstruct.py '{"zip": ..., "backend_python": ..., "photos": [...], "out": ..., "preset": ...}'
+The argument is JSON: zip, backend_python, photos, out (the bundle's folder), preset, device, and optionally basis,
+seed and samples. Writes `<name>.blend` and `<name>_cycles.png` into the bundle's folder.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import sys
+import threading
 import time
-from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TextIO
 
-import bpy
+sys.path.insert(0, str(Path(__file__).parent))
 
-ADDON = "bl_ext.user_default.ganfit"
-SAMPLES = 128
-LONGEST_SIDE = 1024  # of the render, pixels
-PROGRESS_SECONDS = 5.0
+import bpy  # noqa: E402
+from in_blender import empty_scene, install, preferences, quiet_stdout, render  # noqa: E402
 
-
-def install(zip_file: str, backend_python: str) -> None:
-    """Installs the zip in the profile that BLENDER_USER_RESOURCES names and points it at the backend's Python."""
-    bpy.ops.wm.read_homefile(use_factory_startup=True, use_empty=True)
-    bpy.ops.extensions.package_install_files(
-        filepath=zip_file, repo="user_default", enable_on_install=True, overwrite=True
-    )
-    bpy.context.preferences.addons[ADDON].preferences.python_path = backend_python
-    bpy.ops.wm.save_userpref()
-
-
-def reconstruct(job: dict[str, Any]) -> None:
-    """The add-on's own operator, as the panel's button calls it; it prints its progress."""
-    settings = bpy.context.scene.ganfit
-    settings.photos.clear()
-    for photo in job["photos"]:
-        settings.photos.add().path = photo
-    settings.preset, settings.device = job["preset"], job["device"]
-    try:
-        bpy.ops.ganfit.reconstruct(output=job["out"])
-    except RuntimeError:  # the operator's report, which Blender has printed already
-        sys.exit(1)
-
-
-def save(blend: Path) -> None:
-    """The scene, its pictures named relative to it, so that the folder can be moved as a whole."""
-    bpy.ops.wm.save_as_mainfile(filepath=str(blend), compress=True)
-    bpy.ops.file.make_paths_relative()
-    bpy.ops.wm.save_mainfile()
-    Path(f"{blend}1").unlink(missing_ok=True)  # Blender's backup of the first of the two
-
-
-def render(picture: Path) -> None:
-    """A Cycles render through the photo's camera."""
-    scene = bpy.context.scene
-    scene.render.engine = "CYCLES"
-    scene.cycles.samples = SAMPLES
-    side = max(scene.render.resolution_x, scene.render.resolution_y)
-    scene.render.resolution_percentage = max(1, min(100, round(100 * LONGEST_SIDE / side)))
-    scene.render.image_settings.file_format = "PNG"
-    scene.render.filepath = str(picture)
-    with quiet_stdout() as out:
-        show = _progress(out)
-        bpy.app.handlers.render_stats.append(show)
-        bpy.ops.render.render(write_still=True)
-        bpy.app.handlers.render_stats.remove(show)
-
-
-def _progress(out: TextIO) -> Any:
-    """A render handler that prints where Cycles is, every few seconds."""
-    last = time.monotonic()
-
-    def show(stats: str, *_: object) -> None:
-        nonlocal last
-        if time.monotonic() - last >= PROGRESS_SECONDS:
-            last = time.monotonic()
-            print(f"Cycles: {stats.rsplit('|', 1)[-1].strip()}", file=out, flush=True)
-
-    return show
+SAMPLES = 96
 
 
 @contextmanager
-def quiet_stdout() -> Iterator[TextIO]:
-    """Blender's own lines go nowhere; gives the real stdout."""
-    sys.stdout.flush()
-    kept = os.dup(1)
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 1)
+def step(name: str):
+    """Says what goes on, that it still does (every two seconds on a terminal), and how long it took."""
+    done, start = threading.Event(), time.monotonic()
+
+    def tick() -> None:
+        while not done.wait(2.0):
+            if sys.stderr.isatty():
+                sys.stderr.write(f"\r{name} {time.monotonic() - start:.0f} s")
+                sys.stderr.flush()
+
+    print(f"{name} ...", flush=True)
+    ticker = threading.Thread(target=tick, daemon=True)
+    ticker.start()
     try:
-        with os.fdopen(os.dup(kept), "w") as out:
-            yield out
+        yield
     finally:
-        os.dup2(kept, 1)
-        os.close(kept)
-        os.close(nowhere)
+        done.set()
+        ticker.join()
+    end = "\r" if sys.stderr.isatty() else ""
+    print(f"{end}{name}: {time.monotonic() - start:.1f} s", flush=True)
 
 
-@contextmanager
-def timed(title: str) -> Iterator[None]:
-    """Prints what is done and how long it took."""
-    start = time.monotonic()
-    print(f"{title} ...", flush=True)
-    yield
-    print(f"{title}: done in {time.monotonic() - start:.1f} s", flush=True)
+def reconstruct(job: dict) -> None:
+    """The extension's own operator, blocking, on the scene's settings."""
+    scene = empty_scene()
+    preferences().python_path = job["backend_python"]
+    for photo in job["photos"]:
+        scene.ganfit.photos.add().path = photo
+    for name in ("preset", "device", "basis", "seed"):
+        if name in job:
+            setattr(scene.ganfit, name, job[name])
+    bpy.ops.ganfit.reconstruct(output=job["out"])
 
 
-def main() -> int:
-    """One job; the exit status is 1 when something was reported as an error."""
-    job = json.loads(sys.argv[1])
+def main(job: dict) -> None:
+    """Install, reconstruct, save, render."""
     out = Path(job["out"])
+    with step("Installing the extension"), quiet_stdout():
+        install(job["zip"])
     try:
-        with timed("Installing the extension in a scratch Blender profile"), quiet_stdout():
-            install(job["zip"], job["backend_python"])
-        with timed("Reconstructing through the add-on's operator"):
+        with step("Reconstructing"):
             reconstruct(job)
-        with timed(f"Rendering {out.name}_cycles.png"):
-            render(out / f"{out.name}_cycles.png")
-        with timed(f"Saving {out.name}.blend"), quiet_stdout():
-            save(out / f"{out.name}.blend")
-    except RuntimeError as error:  # what one of Blender's operators reports
-        print(str(error).strip(), file=sys.stderr)
-        return 1
-    return 0
+    except RuntimeError as error:  # an operator's error report
+        sys.exit(str(error).strip().removeprefix("Error: "))
+    with step("Saving the .blend"), quiet_stdout():
+        bpy.ops.wm.save_as_mainfile(filepath=str(out / f"{out.name}.blend"), check_existing=False)
+    with step("Rendering with Cycles"):
+        render(out / f"{out.name}_cycles.png", job.get("samples", SAMPLES))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main(json.loads(sys.argv[1]))
+    bpy.ops.preferences.addon_disable(module="bl_ext.user_default.ganfit")
