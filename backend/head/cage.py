@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from backend.head import makehuman
+from backend.head.eyes import GAZE, eyeball, gaze_delta
 
 PARTS = ("skin", "eye_left", "eye_right", "teeth", "tongue", "lashes")
 PALETTE_NAMES = ("sclera", "limbus", "iris", "pupil", "teeth", "gums", "tongue", "lashes")
@@ -104,21 +105,45 @@ def build_cage(folder: Path | None = None) -> Cage:
     names = tuple(n for n, d in directions.items() if np.abs(d[head]).max() * scale > makehuman.SMALLEST_DIRECTION)
     identity = np.stack([directions[n] for n in names]) * scale
     expression = np.stack(list(units.values())) * scale
-    parts = _build_parts(base, verts, identity, expression)
+    parts = _build_parts(base, verts, identity, expression, tuple(units))
     return _stack(parts, names, tuple(units))
 
 
 def _build_parts(base: makehuman.BaseMesh, verts: np.ndarray, identity: np.ndarray,
-                 expression: np.ndarray) -> list[Part]:
+                 expression: np.ndarray, expression_names: tuple[str, ...]) -> list[Part]:
+    parts = [_copied_part("skin", base, makehuman.head_faces(base), verts, identity, expression)]
+    parts += [_eye(base, side, verts, identity, expression_names) for side in ("Left", "Right")]
     groups = {
-        "eye_left": ("helper-l-eye",), "eye_right": ("helper-r-eye",),
         "teeth": ("helper-upper-teeth", "helper-lower-teeth"), "tongue": ("helper-tongue",),
         "lashes": tuple(f"helper-{s}-eyelashes-{i}" for s in "lr" for i in (1, 2)),
     }
-    parts = [_copied_part("skin", base, makehuman.head_faces(base), verts, identity, expression)]
     for name, members in groups.items():
         parts.append(_copied_part(name, base, np.isin(base.group, members), verts, identity, expression))
     return parts
+
+
+def _eye(base: makehuman.BaseMesh, side: str, verts: np.ndarray, identity: np.ndarray,
+         expression_names: tuple[str, ...]) -> Part:
+    """Our eyeball in the place of MakeHuman's helper eye, whose moves and growth it follows."""
+    helper = _group_vertices(base, f"helper-{side[0].lower()}-eye")
+    centre, radius = sphere_fit(verts[helper])
+    ball = eyeball(radius, PALETTE_NAMES)
+    flip = np.array([1 if side == "Left" else -1, 1, 1])
+    local = ball.verts * flip
+    quads = ball.quads if side == "Left" else ball.quads[:, [0, 3, 2, 1]]
+    if side == "Right":  # a triangle repeats its last index
+        quads = np.where((ball.quads[:, 2] == ball.quads[:, 3])[:, None], ball.quads[:, [0, 2, 1, 1]], quads)
+    around = verts[helper] - centre
+    move = identity[:, helper].mean(1)
+    growth = np.einsum("dnc,nc->d", identity[:, helper] - move[:, None], around) / (around**2).sum()
+    gaze = np.zeros((len(expression_names), len(local), 3))
+    for direction in GAZE:
+        gaze[expression_names.index(f"eyeLook{direction}{side}")] = gaze_delta(local, direction, side)
+    uv = ball.uv if side == "Left" else ball.uv * [-1, 1] + [1, 0]
+    return Part(
+        f"eye_{side.lower()}", centre + local, quads, uv, ball.palette, uv[quads], np.full(len(local), -1),
+        move[:, None] + growth[:, None, None] * local, gaze, np.arange(len(local)),
+    )
 
 
 def _stack(parts: list[Part], identity_names: tuple[str, ...], expression_names: tuple[str, ...]) -> Cage:
