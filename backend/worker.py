@@ -8,7 +8,6 @@ import math
 import os
 import platform
 import queue
-import signal
 import sys
 import threading
 import time
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from . import __version__, protocol
+from .bundle import check_output
 from .errors import GanfitError, as_ganfit_error
 from .options import CHOICES, Options
 
@@ -27,8 +27,6 @@ PROGRESS_INTERVAL_S = 0.05
 """Progress inside a stage is not reported more often."""
 END_GRACE_S = 20.0
 """Time that a running job gets to stop by itself when the worker ends."""
-KEPT_JOBS = 1000
-"""Number of finished jobs that `cancel` still knows."""
 
 
 class InvalidParams(Exception):
@@ -48,9 +46,11 @@ class Job:
 
 
 def serve() -> int:
-    """Runs the worker on this process's stdin and stdout until stdin closes; returns the exit status."""
+    """Runs the worker on this process's stdin and stdout until stdin closes; returns the exit status.
+
+    SIGTERM has to raise SystemExit, as `cli.main` arranges it, for jobs to be stopped and cleaned up.
+    """
     source, target = _take_over_streams()
-    signal.signal(signal.SIGTERM, _stop)
     return Worker(source, target).run()
 
 
@@ -69,10 +69,6 @@ def _take_over_streams() -> tuple[BinaryIO, BinaryIO]:
         msvcrt.setmode(source, os.O_BINARY)
         msvcrt.setmode(target, os.O_BINARY)
     return os.fdopen(source, "rb"), os.fdopen(target, "wb", buffering=0)
-
-
-def _stop(signum: int, frame: object) -> None:
-    raise SystemExit(128 + signum)
 
 
 class Worker:
@@ -270,6 +266,7 @@ class Worker:
         options = _options(params, out=out)
 
         def run(job: Job) -> dict[str, Any]:
+            check_output(out)
             from . import pipeline
 
             return {"bundle": str(pipeline.reconstruct(list(photos), options, **self._callbacks(job)).path)}
