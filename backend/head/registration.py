@@ -390,3 +390,48 @@ def _between(ends: tuple[float, float], phase: float) -> float:
 def _sample(ids: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
     """At most `count` of the ids, drawn without replacement."""
     return ids if len(ids) <= count else rng.choice(ids, count, replace=False)
+
+
+# ---------------------------------------------------------------------------------------------------------------------- scans
+SCAN_RIDGE = (3e-7, 3e-9)
+SCAN_REACH = (0.015, 0.003)
+SCAN_FREE_FORM = (100.0, 30.0, 10.0, 3.0)
+HAIR_TRUST = 0.05
+"""Trust in the scalp of a scan: hair is in the way, so it must not shape the face, and the free form stays smooth there."""
+
+
+def register_scan(verts: np.ndarray, faces: np.ndarray, landmarks: np.ndarray | None, head: HeadModel,
+                  free_form: tuple[float, ...] = SCAN_FREE_FORM) -> np.ndarray:
+    """Brings our head to a scan: cage (V0, 3) in the scan's frame and unit, float64; all parts, skin registered.
+
+    verts (N, 3), faces (M, 3): the scan's skin, +Y up, +Z towards the face. landmarks: (68, 3) iBUG or (468, 3) MediaPipe
+    points on the scan, NaN where unknown; without them the scan must be in metres with the origin between the eyes. The scalp
+    counts little (hair). Eyes, teeth, tongue and lashes move with the skin around them.
+    """
+    from backend.head.stat import skin_of_head, template_of, whole_cage
+
+    skin = skin_of_head(head)
+    modes = head.identity.cpu().numpy().astype(float)[:, :len(skin.verts)]
+    template = template_of(skin, skin.verts, modes, HAIR_TRUST)
+    pairs = None if landmarks is None else _landmark_pairs(head, np.asarray(landmarks, float), template)
+    unit = 1.0 if pairs is None else similarity(pairs[0] @ (template.evaluate @ template.mean), pairs[1])[0]
+    fitted = register(template, np.asarray(verts, float) / unit, np.asarray(faces), ridge=SCAN_RIDGE, reach=SCAN_REACH,
+                      landmarks=None if pairs is None else (pairs[0], pairs[1] / unit), landmark_weight=0.1,
+                      iterations=40, free_form=free_form)
+    whole = whole_cage(skin, fitted.cage)
+    moved = fitted.cage[skin.face].mean(0) - whole[:len(skin.verts)][skin.face].mean(0)
+    return unit * fitted.to_target(whole + moved)
+
+
+def _landmark_pairs(head: HeadModel, points: np.ndarray, template: Template) -> tuple[sp.csr_matrix, np.ndarray]:
+    """Rows (L, V1) over the skin's level-1 vertices and the points (L, 3) that are known."""
+    from backend.head.subdivision import subdivide
+
+    which = {68: "68", 468: "468"}[len(points)]
+    tri, weight = head.landmark_tri[which].cpu().numpy(), head.landmark_weight[which].cpu().numpy()
+    quads = head.quads[head.quad_part == 0].cpu().numpy()
+    corners = subdivide(quads, len(template.mean)).triangles  # the skin's faces come first, so the numbers agree
+    known = np.isfinite(points).all(1) & (tri >= 0) & (tri < len(corners))
+    rows = np.repeat(np.arange(known.sum()), 3)
+    shape = (int(known.sum()), template.evaluate.shape[0])
+    return sp.csr_matrix((weight[known].ravel(), (rows, corners[tri[known]].ravel())), shape), points[known]

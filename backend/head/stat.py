@@ -19,8 +19,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import scipy.sparse as sp
+from scipy.sparse.linalg import splu
+from scipy.spatial import cKDTree
 
 from backend.errors import GanfitError
+from backend.head.cage import PARTS
 from backend.head.registration import Template, quads_to_triangles, similarity, smoothness, vertex_normals
 from backend.head.regions import ZONES, skin_zones
 from backend.head.subdivision import subdivide
@@ -28,6 +31,7 @@ from backend.head.subdivision import subdivide
 if TYPE_CHECKING:
     from backend.head.cage import Cage
     from backend.head.ict import CarriedIct
+    from backend.head.model import HeadModel
 
 BASES = ("makehuman", "ict")
 CALIBRATION = Path(__file__).with_name("calibration.npz")
@@ -56,47 +60,65 @@ SHRINKAGE = 0.05
 # ------------------------------------------------------------------------------------------------------------------- the skin
 @dataclass(frozen=True)
 class Skin:
-    """What the statistics need to know of the cage's skin.
+    """What the statistics need to know of the head: the skin (the cage's first S vertices) and where the parts sit in it.
 
-    verts (S, 3) metres of MakeHuman's mean adult, quads (Q, 4), outer (S,) bool seen from outside, weights (S,) by zone,
-    face (S,) bool the region that fixes position, rotation and scale, lids: two index arrays, the rims of the sockets.
+    verts (S, 3) metres of MakeHuman's mean adult, quads (Q, 4), tris, outer (S,) bool seen from outside, weights (S,) by zone,
+    zone (S,) index into ZONES, face (S,) bool the region that fixes position, rotation and scale, lids: two index arrays, the
+    rims of the sockets, eyes (2, 3) centres, whole (V0, 3) the whole cage, part (V0,) index into PARTS.
     """
     verts: np.ndarray
     quads: np.ndarray
     tris: np.ndarray
     outer: np.ndarray
     weights: np.ndarray
+    zone: np.ndarray
     face: np.ndarray
     lids: tuple[np.ndarray, np.ndarray]
     eyes: np.ndarray
+    whole: np.ndarray
+    part: np.ndarray
 
 
 def skin_of(cage: Cage, outer: np.ndarray) -> Skin:
-    """The skin (the cage's first vertices) with its weights; outer: (S,) bool."""
-    zone = skin_zones(cage)[:len(outer)]
-    quads = cage.quads[cage.part == 0]
+    """The skin of MakeHuman's mean adult; outer: (S,) bool."""
+    return _skin(cage.verts, cage.vertex_part, cage.quads[cage.part == 0], skin_zones(cage)[:len(outer)], outer)
+
+
+def skin_of_head(head: HeadModel) -> Skin:
+    """The skin of a head model's mean."""
+    outer = load_calibration().outer
+    masks = np.stack([head.regions[name].cpu().numpy()[:len(outer)] for name in ZONES])
+    quads = head.quads[head.quad_part == 0].cpu().numpy()
+    return _skin(head.verts0.cpu().numpy().astype(float), head.vertex_part.cpu().numpy(), quads, masks.argmax(0), outer)
+
+
+def _skin(whole: np.ndarray, part: np.ndarray, quads: np.ndarray, zone: np.ndarray, outer: np.ndarray) -> Skin:
+    verts = whole[:len(outer)]
     weights = np.array([ZONE_WEIGHT.get(name, 0.0) for name in ZONES])[zone] * outer
     face = outer & np.isin(zone, [ZONES.index("face"), ZONES.index("forehead")])
-    verts = cage.verts[:len(outer)]
     socket = zone == ZONES.index("socket")
     rim = np.zeros(len(outer), bool)
     rim[quads[socket[quads].any(1)]] = True
     rim &= ~socket
-    lids = tuple(np.flatnonzero(rim & side) for side in (verts[:, 0] > 0, verts[:, 0] < 0))
-    eyes = np.stack([_centre(cage.verts[cage.part_vertices(name)]) for name in ("eye_left", "eye_right")])
-    return Skin(verts, quads, quads_to_triangles(quads), outer, weights, face, lids, eyes)
+    lids = (np.flatnonzero(rim & (verts[:, 0] > 0)), np.flatnonzero(rim & (verts[:, 0] < 0)))
+    eyes = np.stack([_centre(whole[part == PARTS.index(name)]) for name in ("eye_left", "eye_right")])
+    return Skin(verts, quads, quads_to_triangles(quads), outer, weights, zone, face, lids, eyes, whole, part)
 
 
 def _centre(points: np.ndarray) -> np.ndarray:
     return (points.max(0) + points.min(0)) / 2
 
 
-def template_of(skin: Skin, mean: np.ndarray, modes: np.ndarray) -> Template:
-    """Template for registration: mean (S, 3), modes (K, S, 3) on the skin, compared on its level-1 surface."""
+def template_of(skin: Skin, mean: np.ndarray, modes: np.ndarray, scalp: float = 1.0) -> Template:
+    """Template for registration: mean (S, 3), modes (K, S, 3) on the skin, compared on its level-1 surface.
+
+    scalp: factor on the trust in scalp and neck (hair, collars)."""
     level1 = subdivide(skin.quads, len(skin.verts))
-    evaluate, tris = sp.csr_matrix(level1.smooth), level1.triangles
+    evaluate = sp.csr_matrix(level1.smooth)
     seen = np.asarray(evaluate @ skin.outer.astype(float)).ravel() > 0.99
-    weights = np.where(seen, np.clip(evaluate @ skin.weights, 0.1, 1.0), 0.0)
+    trust = skin.weights * np.where(np.isin(skin.zone, [ZONES.index("scalp"), ZONES.index("neck")]), scalp, 1.0)
+    weights = np.where(seen, np.clip(evaluate @ trust, 0.1 * scalp, 1.0), 0.0)
+    tris = level1.triangles
     return Template(mean, modes, evaluate, tris[seen[tris].all(1)], weights, smoothness(skin.quads, skin.outer))
 
 
@@ -150,24 +172,49 @@ def eye_centres(skin: Skin, verts: np.ndarray) -> np.ndarray:
     return centres
 
 
-def follow(cage: Cage, skin: Skin, displacement: np.ndarray, eyes: np.ndarray) -> np.ndarray:
+def carry_inside(skin: Skin, displacement: np.ndarray) -> np.ndarray:
+    """The displacement (M, S, 3) with that of the hidden skin replaced: lining, sockets and nostrils go with their rims and,
+    the nearer the more, with the outer skin in front of them, so that they never come through it."""
+    hidden, outer = np.flatnonzero(~skin.outer), np.flatnonzero(skin.outer)
+    edges = np.concatenate([skin.quads[:, [i, (i + 1) % 4]] for i in range(4)])
+    i, j = np.unique(np.sort(edges[edges[:, 0] != edges[:, 1]], axis=1), axis=0).T
+    count = len(skin.verts)
+    adjacency = sp.csr_matrix((np.ones(2 * len(i)), (np.r_[i, j], np.r_[j, i])), (count, count))
+    membrane = sp.diags(np.asarray(adjacency.sum(1)).ravel()) - adjacency
+    distance, nearest = cKDTree(skin.verts[outer]).query(skin.verts[hidden], 12)
+    pull = np.exp(-0.5 * (distance / NEAR_SKIN) ** 2)
+    spring = sp.csr_matrix((pull.ravel(), (np.repeat(np.arange(len(hidden)), 12), outer[nearest].ravel())), (len(hidden), count))
+    system = membrane[hidden][:, hidden] + sp.diags(pull.sum(1))
+    flat = displacement.transpose(1, 0, 2).reshape(count, -1)
+    right = (spring - membrane[hidden][:, outer] @ sp.csr_matrix(
+        (np.ones(len(outer)), (np.arange(len(outer)), outer)), (len(outer), count))) @ flat
+    result = displacement.copy()
+    result[:, hidden] = splu(system.tocsc()).solve(right).reshape(len(hidden), len(displacement), 3).transpose(1, 0, 2)
+    return result
+
+
+NEAR_SKIN = 0.006
+"""Distance in metres over which hidden skin goes with the outer skin in front of it."""
+
+
+def follow(skin: Skin, displacement: np.ndarray, eyes: np.ndarray) -> np.ndarray:
     """Displacements (M, V0, 3) of the whole cage for those of the skin (M, S, 3) and of the eyeballs (M, 2, 3).
 
     Eyeballs move rigidly; lashes with the skin next to them; teeth and tongue with a wide average of the mouth's lining.
     """
-    count = len(skin.verts)
-    result = np.zeros((len(displacement), len(cage.verts), 3))
-    result[:, :count] = displacement
-    zone = skin_zones(cage)[:count]
-    for part, reach, candidates in (("lashes", 0.002, np.flatnonzero(skin.outer)),
-                                    ("teeth", 0.012, np.flatnonzero(zone == ZONES.index("mouth_bag"))),
-                                    ("tongue", 0.012, np.flatnonzero(zone == ZONES.index("mouth_bag")))):
-        ids = cage.part_vertices(part)
-        squared = ((cage.verts[ids, None] - skin.verts[candidates]) ** 2).sum(2)
+    result = np.zeros((len(displacement), len(skin.whole), 3))
+    result[:, :len(skin.verts)] = displacement
+    lining = np.flatnonzero(skin.zone == ZONES.index("mouth_bag"))
+    for part, reach, candidates in (("lashes", 0.002, np.flatnonzero(skin.outer)), ("teeth", 0.012, lining),
+                                    ("tongue", 0.012, lining)):
+        ids = np.flatnonzero(skin.part == PARTS.index(part))
+        squared = ((skin.whole[ids, None] - skin.verts[candidates]) ** 2).sum(2)
         weight = np.exp(-0.5 * (squared - squared.min(1, keepdims=True)) / reach**2)
-        result[:, ids] = np.einsum("nc,mcd->mnd", weight / weight.sum(1, keepdims=True), displacement[:, candidates])
+        weight /= weight.sum(1, keepdims=True)
+        result[:, ids] = (weight @ displacement[:, candidates].transpose(1, 0, 2).reshape(len(candidates), -1)).reshape(
+            len(ids), -1, 3).transpose(1, 0, 2)
     for eye, part in enumerate(("eye_left", "eye_right")):
-        result[:, cage.part_vertices(part)] = eyes[:, eye, None]
+        result[:, skin.part == PARTS.index(part)] = eyes[:, eye, None]
     return result
 
 
@@ -221,16 +268,22 @@ def load_identity_basis(name: str, cage: Cage) -> tuple[np.ndarray, np.ndarray]:
         from backend.assets import require
 
         mean, modes = _ict_skin(skin, mean, modes, require("ict"))
-    return fold(cage, skin, mean, modes)
+    return fold(skin, mean, modes)
 
 
-def fold(cage: Cage, skin: Skin, mean: np.ndarray, modes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def fold(skin: Skin, mean: np.ndarray, modes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Whole cage for skin statistics: parts follow, motion and scale are taken out, the origin goes between the eyes."""
-    modes = remove_motion(modes, mean, skin.face)
-    centres, moves = eye_centres(skin, mean), eye_motion(skin, mean, modes)
-    whole_modes = follow(cage, skin, modes, moves) - moves.mean(1)[:, None]
-    whole_mean = cage.verts + follow(cage, skin, (mean - skin.verts)[None], (centres - skin.eyes)[None])[0] - centres.mean(0)
-    return whole_mean.astype(np.float32), whole_modes.astype(np.float32)
+    modes = carry_inside(skin, remove_motion(modes, mean, skin.face))
+    moves = eye_motion(skin, mean, modes)
+    whole_modes = follow(skin, modes, moves) - moves.mean(1)[:, None]
+    return whole_cage(skin, mean).astype(np.float32), whole_modes.astype(np.float32)
+
+
+def whole_cage(skin: Skin, verts: np.ndarray) -> np.ndarray:
+    """Whole cage (V0, 3) around skin vertices (S, 3) of another head, the origin moved between its eyeballs."""
+    centres = eye_centres(skin, verts)
+    displacement = carry_inside(skin, (verts - skin.verts)[None])
+    return skin.whole + follow(skin, displacement, (centres - skin.eyes)[None])[0] - centres.mean(0)
 
 
 def _checked_skin(cage: Cage, calibration: Calibration) -> Skin:
