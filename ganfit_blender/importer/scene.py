@@ -17,6 +17,7 @@ RESULT = "ganfit_result"  # on the head: result.json without the fit's curves, a
 VIEW = "ganfit_view"  # on cameras and suns: number of the photo
 WORLD = "ganfit_world"  # on cameras: the photo's world
 BEFORE = "ganfit_before"  # on the scene: what Match Photo has changed, as JSON
+BEFORE_WORLD = "ganfit_before_world"  # on the scene: its own world, kept from being dropped as unused
 LEFT_OUT = ("losses",)
 
 
@@ -95,10 +96,11 @@ def match_photo(context: bpy.types.Context, collection: bpy.types.Collection, vi
             "person": collection.name,
             "settings": [[path, _value(scene, path)] for path in wanted if _has(scene, path)],
             "camera": scene.camera.name if scene.camera else "",
-            "world": scene.world.name if scene.world else "",
             "hidden": [[thing.name, thing.hide_get()] for thing in hidden],
         }
     )
+    if scene.world is not None:
+        scene[BEFORE_WORLD] = scene.world
     for path, value in wanted.items():
         _set_value(scene, path, value)
     scene.camera, scene.world = eye, eye.get(WORLD) or scene.world
@@ -122,7 +124,7 @@ def release_photo(context: bpy.types.Context) -> None:
     for path, value in before["settings"]:
         _set_value(scene, path, value)
     scene.camera = bpy.data.objects.get(before["camera"]) if before["camera"] else None
-    scene.world = bpy.data.worlds.get(before["world"]) if before["world"] else None
+    scene.world = scene.pop(BEFORE_WORLD, None)
     for name, was_hidden in before["hidden"]:
         thing = context.view_layer.objects.get(name)
         if thing is not None:
