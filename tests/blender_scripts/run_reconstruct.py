@@ -20,18 +20,20 @@ import bpy  # noqa: E402
 from in_blender import empty_scene, install, preferences, quiet_stdout, render  # noqa: E402
 
 SAMPLES = 96
+LONGEST_SIDE = 1024  # of the render, in pixels
+LIVE_SECONDS, QUIET_SECONDS = 2.0, 10.0  # how often a terminal and a pipe see that it goes on
 
 
 @contextmanager
 def step(name: str):
-    """Says what goes on, that it still does (every two seconds on a terminal), and how long it took."""
-    done, start = threading.Event(), time.monotonic()
+    """Says what goes on, that it still does, and how long it took."""
+    done, start, live = threading.Event(), time.monotonic(), sys.stderr.isatty()
 
     def tick() -> None:
-        while not done.wait(2.0):
-            if sys.stderr.isatty():
-                sys.stderr.write(f"\r{name} {time.monotonic() - start:.0f} s")
-                sys.stderr.flush()
+        while not done.wait(LIVE_SECONDS if live else QUIET_SECONDS):
+            line = f"{name} {time.monotonic() - start:.0f} s"
+            sys.stderr.write(f"\r{line}" if live else f"  {line}\n")
+            sys.stderr.flush()
 
     print(f"{name} ...", flush=True)
     ticker = threading.Thread(target=tick, daemon=True)
@@ -41,7 +43,7 @@ def step(name: str):
     finally:
         done.set()
         ticker.join()
-    end = "\r" if sys.stderr.isatty() else ""
+    end = "\r" if live else ""
     print(f"{end}{name}: {time.monotonic() - start:.1f} s", flush=True)
 
 
@@ -57,6 +59,14 @@ def reconstruct(job: dict) -> None:
     bpy.ops.ganfit.reconstruct(output=job["out"])
 
 
+def save(blend: Path) -> None:
+    """The scene, its pictures named relative to it, so that the folder can be moved as a whole."""
+    bpy.ops.wm.save_as_mainfile(filepath=str(blend), check_existing=False)
+    bpy.ops.file.make_paths_relative()
+    bpy.ops.wm.save_mainfile()
+    Path(f"{blend}1").unlink(missing_ok=True)  # Blender's backup of the first of the two
+
+
 def main(job: dict) -> None:
     """Install, reconstruct, save, render."""
     out = Path(job["out"])
@@ -68,7 +78,9 @@ def main(job: dict) -> None:
     except RuntimeError as error:  # an operator's error report
         sys.exit(str(error).strip().removeprefix("Error: "))
     with step("Saving the .blend"), quiet_stdout():
-        bpy.ops.wm.save_as_mainfile(filepath=str(out / f"{out.name}.blend"), check_existing=False)
+        save(out / f"{out.name}.blend")
+    size = bpy.context.scene.render
+    size.resolution_percentage = min(100, round(100 * LONGEST_SIDE / max(size.resolution_x, size.resolution_y)))
     with step("Rendering with Cycles"):
         render(out / f"{out.name}_cycles.png", job.get("samples", SAMPLES))
 
