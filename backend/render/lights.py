@@ -130,11 +130,17 @@ class Lights:
             return cosine * self.sun_rgb[:, None]
         if points is None:
             raise ValueError("a point light needs the points that it lights")
-        towards = self.point_position[:, None] - points.reshape(normals.shape)
+        cosine = (normals * self.towards_point(points.reshape(normals.shape))).sum(dim=-1, keepdim=True)
+        return cosine.clamp_min(0.0) * self.sun_rgb[:, None]
+
+    def towards_point(self, points: torch.Tensor) -> torch.Tensor:
+        """Vectors (B, N, 3) from points (B, N, 3) towards the point light, as long as its falloff: 1 at the origin."""
+        if self.point_position is None:
+            raise ValueError("these lights have no point light")
+        towards = self.point_position[:, None] - points
         distance = towards.norm(dim=-1, keepdim=True).clamp_min(1e-6)
-        falloff = (self.point_position.norm(dim=-1)[:, None, None] / distance) ** 2
-        cosine = ((normals * towards).sum(dim=-1, keepdim=True) / distance).clamp_min(0.0)
-        return cosine * falloff * self.sun_rgb[:, None]
+        falloff = self.point_position.square().sum(dim=-1)[:, None, None] / (distance * distance)
+        return towards / distance * falloff
 
     def nonnegative_radiance_penalty(self, samples: int = 256) -> torch.Tensor:
         """Mean square of the negative part of the radiance over a fixed sampling of the sphere: a scalar, 0 if none."""
@@ -177,7 +183,7 @@ class Lights:
         return Lights(*(torch.cat([getattr(light, name) for light in lights]) for name in LIGHT_NAMES))
 
     def to_result(self, index: int = 0) -> dict[str, Any]:
-        """The `lights` entry of result.json: sh [9][3] and sun {direction, rgb}; a point light as the sun at the origin."""
+        """The `lights` entry of result.json: sh [9][3], sun {direction, rgb}; of a point light, as at the origin."""
         direction = self.sun_direction if self.point_position is None else self.point_position
         direction = torch.nn.functional.normalize(direction[index].detach().double(), dim=-1)
         return {

@@ -8,6 +8,7 @@ from typing import Protocol
 import torch
 
 from backend.errors import GanfitError
+from backend.render.launch import Launcher
 
 RASTERIZERS = ("auto", "warp", "nvdiffrast")
 
@@ -22,6 +23,7 @@ class Rasterizer(Protocol):
 
     name: str
     device: torch.device
+    launcher: Launcher
 
     def rasterize(self, pos: torch.Tensor, tri: torch.Tensor, resolution: tuple[int, int]) -> torch.Tensor:
         """Visible triangle per pixel.
@@ -111,13 +113,3 @@ def mip_levels(texture_size: tuple[int, int], lod: torch.Tensor) -> int:
     while levels - 1 < deepest and height % 2 == 0 and width % 2 == 0 and min(height, width) > 4:
         height, width, levels = height // 2, width // 2, levels + 1
     return levels
-
-
-def mip_chain(tex: torch.Tensor, levels: int) -> torch.Tensor:
-    """The first `levels` mip levels of (B, H, W, C) one after another: (B, texels of all levels * C), with gradients."""
-    batch = tex.shape[0]
-    chain = [tex.reshape(batch, -1)]
-    for _ in range(levels - 1):
-        tex = 0.25 * (tex[:, 0::2, 0::2] + tex[:, 1::2, 0::2] + tex[:, 0::2, 1::2] + tex[:, 1::2, 1::2])
-        chain.append(tex.reshape(batch, -1))
-    return chain[0] if levels == 1 else torch.cat(chain, dim=1)

@@ -7,6 +7,7 @@ import importlib.util
 
 import torch
 
+from backend.render.launch import Launcher
 from backend.render.raster import mip_levels
 
 
@@ -24,6 +25,7 @@ class NvdiffrastRasterizer:
         import nvdiffrast.torch as dr
 
         self.device = torch.device(device)
+        self.launcher = Launcher(self.device)
         self._dr = dr
         self._context = dr.RasterizeCudaContext(device=self.device)
 

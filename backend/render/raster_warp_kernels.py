@@ -320,12 +320,116 @@ def lod_forward(
     lod[b * tri.shape[0] + t] = wp.clamp(level, 0.0, 16.0)
 
 
+@wp.kernel
+def per_triangle(
+    rast: wp.array(dtype=wp.vec4),
+    values: wp.array(dtype=float),
+    count: int,
+    height: int,
+    width: int,
+    y0: int,
+    span: int,
+    out: wp.array(dtype=float),
+):
+    """Spread values (B, T) of triangles over their pixels; zero where nothing is."""
+    b, row, chunk = wp.tid()
+    for x in range(chunk * span, wp.min(chunk * span + span, width)):
+        pixel = (b * height + y0 + row) * width + x
+        t = int(rast[pixel][3]) - 1
+        out[pixel] = wp.where(t >= 0, values[b * count + wp.max(t, 0)], 0.0)
+
+
+@wp.kernel
+def mip_down(
+    chain: wp.array(dtype=float),
+    step: int,
+    offset: int,
+    height: int,
+    width: int,
+    channels: int,
+    start: int,
+):
+    """Fill the level after the one at `offset` (height x width) with means of 2x2; launch over (B, height / 2)."""
+    b, y = wp.tid()
+    y += start
+    source = b * step + offset + 2 * y * width * channels
+    below = source + width * channels
+    half = width // 2
+    target = b * step + offset + height * width * channels + y * half * channels
+    for x in range(half):
+        for c in range(channels):
+            i = 2 * x * channels + c
+            top = chain[source + i] + chain[source + i + channels]
+            chain[target + x * channels + c] = 0.25 * (top + chain[below + i] + chain[below + i + channels])
+
+
+@wp.kernel
+def mip_up(
+    grad: wp.array(dtype=float),
+    step: int,
+    offset: int,
+    height: int,
+    width: int,
+    channels: int,
+    start: int,
+):
+    """Transpose of `mip_down`: the level at `offset` gets a quarter of its parent; launch over (B, height / 2)."""
+    b, y = wp.tid()
+    y += start
+    target = b * step + offset + 2 * y * width * channels
+    below = target + width * channels
+    half = width // 2
+    parent = b * step + offset + height * width * channels + y * half * channels
+    for x in range(half):
+        for c in range(channels):
+            i = 2 * x * channels + c
+            g = 0.25 * grad[parent + x * channels + c]
+            grad[target + i] = grad[target + i] + g
+            grad[target + i + channels] = grad[target + i + channels] + g
+            grad[below + i] = grad[below + i] + g
+            grad[below + i + channels] = grad[below + i + channels] + g
+
+
+@wp.struct
+class Footprint:
+    """The four texels around a place on one mip level, as places in the chain, and the fractions between them."""
+
+    t00: int
+    t01: int
+    t10: int
+    t11: int
+    fx: float
+    fy: float
+
+
 @wp.func
-def texel_row(position: float, size: int) -> wp.vec3:
-    """Lower texel, upper texel and fraction for a coordinate in texels, clamped to the edge."""
-    lower = wp.floor(position)
-    last = float(size - 1)
-    return wp.vec3(wp.clamp(lower, 0.0, last), wp.clamp(lower + 1.0, 0.0, last), position - lower)
+def footprint(uv: wp.vec2, base: int, width: int, height: int, channels: int) -> Footprint:
+    """Texels around `uv` on the level that starts at `base`, clamped to the border."""
+    f = Footprint()
+    x = uv[0] * float(width) - 0.5
+    y = uv[1] * float(height) - 0.5
+    left = wp.floor(x)
+    top = wp.floor(y)
+    f.fx = x - left
+    f.fy = y - top
+    x0 = wp.clamp(int(left), 0, width - 1)
+    x1 = wp.clamp(int(left) + 1, 0, width - 1)
+    y0 = base + wp.clamp(int(top), 0, height - 1) * width * channels
+    y1 = base + wp.clamp(int(top) + 1, 0, height - 1) * width * channels
+    f.t00 = y0 + x0 * channels
+    f.t01 = y0 + x1 * channels
+    f.t10 = y1 + x0 * channels
+    f.t11 = y1 + x1 * channels
+    return f
+
+
+@wp.func
+def level_start(level: int, width: int, height: int, channels: int) -> int:
+    """Where a mip level starts in the chain."""
+    start = int(0)
+    for k in range(level):
+        start += (width >> k) * (height >> k) * channels
+    return start
 
 
 @wp.kernel
@@ -349,37 +453,31 @@ def texture_forward(
     for x in range(chunk * span, wp.min(chunk * span + span, width)):
         pixel = (b * height + y0 + row) * width + x
         j = pixel * channels
-        coordinate = uv[pixel]
+        place = uv[pixel]
         level = float(0.0)
         if levels > 1:
             level = wp.clamp(lod[pixel], 0.0, float(levels - 1))
-        first = int(level)
-        blend = level - float(first)
+        k = int(level)
+        blend = level - float(k)
+        base = b * tex_step + level_start(k, tex_width, tex_height, channels)
+        w = tex_width >> k
+        h = tex_height >> k
+        f = footprint(place, base, w, h, channels)
+        keep = 1.0 - blend
+        w00 = keep * (1.0 - f.fx) * (1.0 - f.fy)
+        w01 = keep * f.fx * (1.0 - f.fy)
+        w10 = keep * (1.0 - f.fx) * f.fy
+        w11 = keep * f.fx * f.fy
         for c in range(channels):
-            out[j + c] = 0.0
-        offset = int(b * tex_step)
-        for k in range(levels):
-            w = tex_width >> k
-            h = tex_height >> k
-            share = float(0.0)
-            if k == first:
-                share = 1.0 - blend
-            elif k == first + 1:
-                share = blend
-            if share > 0.0:
-                ix = texel_row(coordinate[0] * float(w) - 0.5, w)
-                iy = texel_row(coordinate[1] * float(h) - 0.5, h)
-                t00 = offset + (int(iy[0]) * w + int(ix[0])) * channels
-                t01 = offset + (int(iy[0]) * w + int(ix[1])) * channels
-                t10 = offset + (int(iy[1]) * w + int(ix[0])) * channels
-                t11 = offset + (int(iy[1]) * w + int(ix[1])) * channels
-                w00 = share * (1.0 - ix[2]) * (1.0 - iy[2])
-                w01 = share * ix[2] * (1.0 - iy[2])
-                w10 = share * (1.0 - ix[2]) * iy[2]
-                w11 = share * ix[2] * iy[2]
-                for c in range(channels):
-                    out[j + c] += w00 * tex[t00 + c] + w01 * tex[t01 + c] + w10 * tex[t10 + c] + w11 * tex[t11 + c]
-            offset += w * h * channels
+            out[j + c] = w00 * tex[f.t00 + c] + w01 * tex[f.t01 + c] + w10 * tex[f.t10 + c] + w11 * tex[f.t11 + c]
+        if blend > 0.0:
+            q = footprint(place, base + w * h * channels, w >> 1, h >> 1, channels)
+            w00 = blend * (1.0 - q.fx) * (1.0 - q.fy)
+            w01 = blend * q.fx * (1.0 - q.fy)
+            w10 = blend * (1.0 - q.fx) * q.fy
+            w11 = blend * q.fx * q.fy
+            for c in range(channels):
+                out[j + c] += w00 * tex[q.t00 + c] + w01 * tex[q.t01 + c] + w10 * tex[q.t10 + c] + w11 * tex[q.t11 + c]
 
 
 @wp.kernel
@@ -393,15 +491,20 @@ def texture_backward(
     tex_width: int,
     levels: int,
     channels: int,
+    need_tex: int,
+    parity: int,
     height: int,
     width: int,
     y0: int,
     span: int,
-    need_tex: int,
     grad_tex: wp.array(dtype=float),
     grad_uv: wp.array(dtype=wp.vec2),
 ):
-    """Gradients to the texels of all levels (added) and to uv (written); the level itself carries none."""
+    """Gradients to the texels of all levels (added) and to uv (added); the level itself carries none.
+
+    `parity` 0 or 1 handles the even or odd levels only, -1 all: a lookup blends one even with one odd level, so two
+    tasks share the work without writing to the same texels.
+    """
     b, row, chunk = wp.tid()
     for x in range(chunk * span, wp.min(chunk * span + span, width)):
         pixel = (b * height + y0 + row) * width + x
@@ -409,48 +512,45 @@ def texture_backward(
         some = float(0.0)
         for c in range(channels):
             some += wp.abs(grad_out[j + c])
-        gx = float(0.0)
-        gy = float(0.0)
         if some > 0.0:
-            coordinate = uv[pixel]
+            place = uv[pixel]
             level = float(0.0)
             if levels > 1:
                 level = wp.clamp(lod[pixel], 0.0, float(levels - 1))
             first = int(level)
             blend = level - float(first)
-            offset = int(b * tex_step)
-            for k in range(levels):
-                w = tex_width >> k
-                h = tex_height >> k
-                share = float(0.0)
-                if k == first:
-                    share = 1.0 - blend
-                elif k == first + 1:
-                    share = blend
-                if share > 0.0:
-                    ix = texel_row(coordinate[0] * float(w) - 0.5, w)
-                    iy = texel_row(coordinate[1] * float(h) - 0.5, h)
-                    t00 = offset + (int(iy[0]) * w + int(ix[0])) * channels
-                    t01 = offset + (int(iy[0]) * w + int(ix[1])) * channels
-                    t10 = offset + (int(iy[1]) * w + int(ix[0])) * channels
-                    t11 = offset + (int(iy[1]) * w + int(ix[1])) * channels
-                    fx = ix[2]
-                    fy = iy[2]
+            gx = float(0.0)
+            gy = float(0.0)
+            for step in range(2):
+                k = first + step
+                share = wp.where(step == 0, 1.0 - blend, blend)
+                if share > 0.0 and (parity < 0 or parity == k % 2):
+                    w = tex_width >> k
+                    h = tex_height >> k
+                    base = b * tex_step + level_start(k, tex_width, tex_height, channels)
+                    f = footprint(place, base, w, h, channels)
+                    w00 = share * (1.0 - f.fx) * (1.0 - f.fy)
+                    w01 = share * f.fx * (1.0 - f.fy)
+                    w10 = share * (1.0 - f.fx) * f.fy
+                    w11 = share * f.fx * f.fy
+                    dx = float(0.0)
+                    dy = float(0.0)
                     for c in range(channels):
-                        g = grad_out[j + c] * share
-                        c00 = tex[t00 + c]
-                        c01 = tex[t01 + c]
-                        c10 = tex[t10 + c]
-                        c11 = tex[t11 + c]
-                        gx += g * float(w) * ((c01 - c00) * (1.0 - fy) + (c11 - c10) * fy)
-                        gy += g * float(h) * ((c10 - c00) * (1.0 - fx) + (c11 - c01) * fx)
+                        g = grad_out[j + c]
+                        c00 = tex[f.t00 + c]
+                        c01 = tex[f.t01 + c]
+                        c10 = tex[f.t10 + c]
+                        c11 = tex[f.t11 + c]
+                        dx += g * ((c01 - c00) * (1.0 - f.fy) + (c11 - c10) * f.fy)
+                        dy += g * ((c10 - c00) * (1.0 - f.fx) + (c11 - c01) * f.fx)
                         if need_tex != 0:
-                            wp.atomic_add(grad_tex, t00 + c, g * (1.0 - fx) * (1.0 - fy))
-                            wp.atomic_add(grad_tex, t01 + c, g * fx * (1.0 - fy))
-                            wp.atomic_add(grad_tex, t10 + c, g * (1.0 - fx) * fy)
-                            wp.atomic_add(grad_tex, t11 + c, g * fx * fy)
-                offset += w * h * channels
-        grad_uv[pixel] = wp.vec2(gx, gy)
+                            wp.atomic_add(grad_tex, f.t00 + c, g * w00)
+                            wp.atomic_add(grad_tex, f.t01 + c, g * w01)
+                            wp.atomic_add(grad_tex, f.t10 + c, g * w10)
+                            wp.atomic_add(grad_tex, f.t11 + c, g * w11)
+                    gx += share * float(w) * dx
+                    gy += share * float(h) * dy
+            grad_uv[pixel] = grad_uv[pixel] + wp.vec2(gx, gy)
 
 
 @wp.kernel
@@ -777,7 +877,8 @@ def antialias_backward_pos(
                 target = wp.where(alpha[pixel][axis] > 0.0, pixel, other)
                 slope = float(0.0)
                 for c in range(channels):
-                    slope += grad_out[target * channels + c] * (color[other * channels + c] - color[pixel * channels + c])
+                    step = color[other * channels + c] - color[pixel * channels + c]
+                    slope += grad_out[target * channels + c] * step
                 if slope != 0.0:
                     swap = (codes[axis] - 1) % 2
                     code = (codes[axis] - 1) // 2
@@ -816,8 +917,8 @@ def normals_forward(
     first: wp.array(dtype=int),
     incident: wp.array(dtype=int),
     vertex_count: int,
-    start: int,
     out: wp.array(dtype=wp.vec3),
+    start: int,
 ):
     """Sum of the area-weighted face normals around each vertex; launch over (B, vertices)."""
     b, i = wp.tid()
@@ -839,8 +940,8 @@ def normals_backward(
     incident: wp.array(dtype=int),
     grad_out: wp.array(dtype=wp.vec3),
     vertex_count: int,
-    start: int,
     grad_verts: wp.array(dtype=wp.vec3),
+    start: int,
 ):
     """Gradient of `normals_forward`, gathered per vertex: for face (a, b, c), d((b-a) x (c-a))/da = (c-b) x."""
     b, i = wp.tid()

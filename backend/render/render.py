@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 
@@ -12,23 +13,20 @@ from backend.render.camera import Camera
 from backend.render.color import clip_keeping_gradient, linear_to_srgb, srgb_to_linear
 from backend.render.lights import Lights
 from backend.render.raster import Rasterizer
+from backend.render.shade import shade
 
 TILE_PIXELS = 512 * 1024  # pixels that `render_image` shades at once: about 200 MB
 
 
 @dataclass(frozen=True)
 class RenderOutput:
-    """Images (B, H, W, C), row 0 at the top, float32.
+    """Images (B, H, W, C), row 0 at the top, float32. What a fit rarely looks at is computed when it is asked for.
 
     Fields:
         rgb: sRGB-encoded over black, clipped at 1 (the gradient goes on above), silhouettes antialiased.
         rgb_unclipped: the same, above 1 where overexposed.
         alpha: (B, H, W, 1) coverage, antialiased.
         skin: (B, H, W, 1) coverage of the skin part, antialiased.
-        albedo: sRGB-encoded albedo of the visible surface, 0 outside; not antialiased.
-        shading: linear, irradiance / pi: encoded rgb = sRGB(linear albedo * shading).
-        normal: unit world normals, 0 outside.
-        depth: (B, H, W, 1) metres along the viewing axis, 0 outside.
         rast: (B, H, W, 4) the rasteriser's output, here with row 0 at the top like all others.
     """
 
@@ -36,11 +34,72 @@ class RenderOutput:
     rgb_unclipped: torch.Tensor
     alpha: torch.Tensor
     skin: torch.Tensor
-    albedo: torch.Tensor
-    shading: torch.Tensor
-    normal: torch.Tensor
-    depth: torch.Tensor
     rast: torch.Tensor
+    _scene: _Scene
+
+    @cached_property
+    def covered(self) -> torch.Tensor:
+        """(B, H, W, 1) 1 where a triangle covers the pixel's centre, else 0."""
+        return (self.rast[..., 3:] > 0).to(self.rast.dtype)
+
+    @cached_property
+    def skin_mask(self) -> torch.Tensor:
+        """(B, H, W, 1) 1 where a skin triangle covers the pixel's centre, else 0."""
+        chosen = torch.nn.functional.pad(self._scene.is_skin.to(self.rast.dtype), (1, 0))
+        return chosen[self.rast.detach()[..., 3:].to(torch.int64)]
+
+    @cached_property
+    def albedo_linear(self) -> torch.Tensor:
+        """(B, H, W, 3) linear albedo of the visible surface, 0 outside; not antialiased."""
+        skin = srgb_to_linear(self._scene.texel)
+        return torch.lerp(self._scene.surface[..., 3:6], skin, self.skin_mask) * self.covered
+
+    @cached_property
+    def albedo(self) -> torch.Tensor:
+        """(B, H, W, 3) sRGB-encoded albedo of the visible surface, 0 outside; not antialiased."""
+        return linear_to_srgb(self.albedo_linear)
+
+    @cached_property
+    def normal(self) -> torch.Tensor:
+        """(B, H, W, 3) unit world normals, 0 outside."""
+        return torch.nn.functional.normalize(self._scene.surface[..., :3], dim=-1, eps=1e-12)
+
+    @cached_property
+    def ao(self) -> torch.Tensor:
+        """(B, H, W, 1) ambient occlusion, 0 outside."""
+        return self._scene.surface[..., 6:7]
+
+    @cached_property
+    def position(self) -> torch.Tensor:
+        """(B, H, W, 3) world position of the visible surface, metres, 0 outside."""
+        scene = self._scene
+        return scene.raster.interpolate(scene.verts, self.rast, scene.tri)
+
+    @cached_property
+    def depth(self) -> torch.Tensor:
+        """(B, H, W, 1) metres along the viewing axis, 0 outside."""
+        scene = self._scene
+        return scene.raster.interpolate(scene.pos[..., 3:], self.rast, scene.tri)
+
+    @cached_property
+    def shading(self) -> torch.Tensor:
+        """(B, H, W, 3) linear, irradiance / pi: rgb = sRGB(linear albedo * shading). 0 outside."""
+        points = None if self._scene.lights.point_position is None else self.position
+        return self._scene.lights.irradiance(self.normal, self.ao, points) / math.pi * self.covered
+
+
+@dataclass(frozen=True)
+class _Scene:
+    """What the lazy images of a `RenderOutput` are made of."""
+
+    raster: Rasterizer
+    verts: torch.Tensor
+    pos: torch.Tensor
+    tri: torch.Tensor
+    is_skin: torch.Tensor
+    surface: torch.Tensor
+    texel: torch.Tensor
+    lights: Lights
 
 
 def vertex_normals(raster: Rasterizer, verts: torch.Tensor, tri: torch.Tensor) -> torch.Tensor:
@@ -82,39 +141,27 @@ def render(
     # The rasteriser's row 0 is its bottom row: with y flipped its images come out with row 0 at the top.
     pos = camera.clip(verts) * verts.new_tensor([1.0, -1.0, 1.0, 1.0])
     rast = raster.rasterize(pos, tri, camera.size)
-    normals = vertex_normals(raster, verts, tri)
     attributes = [
-        normals,
+        raster.vertex_normals(verts, tri),
         srgb_to_linear(vertex_palette_rgb).expand(batch, -1, -1),
-        _flip_v(uv).expand(batch, -1, -1),
         ao.expand(batch, -1)[..., None],
-        pos[..., 3:],
-        *([] if lights.point_position is None else [verts]),
+        *([] if lights.point_position is None else [lights.towards_point(verts)]),
     ]
-    pixels = raster.interpolate(torch.cat(attributes, dim=-1), rast, tri)
-    normal, palette, texel_uv, ao_pixel, depth = pixels[..., :10].split((3, 3, 2, 1, 1), dim=-1)
-    covered = (rast[..., 3:] > 0).to(rast.dtype)
-    skin = _pixel_mask(is_skin_tri, rast)
+    surface = raster.interpolate(torch.cat(attributes, dim=-1), rast, tri)
+    texels = skin_texture.permute(0, 2, 3, 1)
+    lod = raster.texture_lod(pos, tri, uv, rast.detach(), texels.shape[1:3]) if mipmap else None
+    texel = raster.texture(texels, raster.interpolate(_flip_v(uv)[None], rast, tri), lod)
 
-    texels = _sample_skin(raster, skin_texture, texel_uv, pos, tri, uv, rast, mipmap)
-    albedo = torch.lerp(palette, srgb_to_linear(texels), skin)
-    normal = torch.nn.functional.normalize(normal, dim=-1, eps=1e-12)
-    points = None if lights.point_position is None else pixels[..., 10:]
-    shading = lights.irradiance(normal, ao_pixel, points) / math.pi
-    encoded = linear_to_srgb(albedo * shading) * covered
-
-    smooth = raster.antialias(torch.cat([encoded, covered, skin], dim=-1), rast, pos, tri)
-    unclipped, alpha, skin_soft = smooth.split((3, 1, 1), dim=-1)
+    is_skin = is_skin_tri.to(torch.uint8)
+    hard = shade(raster.launcher, rast, surface, texel, is_skin, lights.sh, lights.sun_direction, lights.sun_rgb)
+    unclipped, alpha, skin = raster.antialias(hard, rast, pos, tri).split((3, 1, 1), dim=-1)
     return RenderOutput(
         rgb=clip_keeping_gradient(unclipped),
         rgb_unclipped=unclipped,
         alpha=alpha,
-        skin=skin_soft,
-        albedo=linear_to_srgb(albedo) * covered,
-        shading=shading * covered,
-        normal=normal,
-        depth=depth,
+        skin=skin,
         rast=rast,
+        _scene=_Scene(raster, verts, pos, tri, is_skin, surface, texel, lights),
     )
 
 
@@ -143,9 +190,7 @@ def render_image(
         bottom = min(height, top + rows)
         first, last = max(0, top - 1), min(height, bottom + 1)
         strip = camera.crop(0.0, float(first), 1.0, (last - first, width))
-        output = render(
-            raster, verts, tri, uv, skin_texture, vertex_palette_rgb, is_skin_tri, ao, strip, lights
-        )
+        output = render(raster, verts, tri, uv, skin_texture, vertex_palette_rgb, is_skin_tri, ao, strip, lights)
         for name in fields:
             parts[name].append(getattr(output, name)[:, top - first : bottom - first].clone())
     return {name: torch.cat(strips, dim=1) for name, strips in parts.items()}
@@ -154,26 +199,3 @@ def render_image(
 def _flip_v(uv: torch.Tensor) -> torch.Tensor:
     """(u, v) with v up to (u, 1 - v), whose v = 0 is the texture's row 0."""
     return torch.stack([uv[..., 0], 1.0 - uv[..., 1]], dim=-1)
-
-
-def _pixel_mask(chosen: torch.Tensor, rast: torch.Tensor) -> torch.Tensor:
-    """1 at pixels (B, H, W, 1) whose triangle is chosen (T,) bool, else 0."""
-    padded = torch.nn.functional.pad(chosen.to(rast.dtype), (1, 0))
-    return padded[rast.detach()[..., 3:].to(torch.int64)]
-
-
-def _sample_skin(
-    raster: Rasterizer,
-    skin_texture: torch.Tensor,
-    texel_uv: torch.Tensor,
-    pos: torch.Tensor,
-    tri: torch.Tensor,
-    uv: torch.Tensor,
-    rast: torch.Tensor,
-    mipmap: bool,
-) -> torch.Tensor:
-    """Encoded skin colour (B, H, W, 3) at the pixels' texture coordinates."""
-    texels = skin_texture.permute(0, 2, 3, 1).contiguous()
-    size = (texels.shape[1], texels.shape[2])
-    lod = raster.texture_lod(pos, tri, uv, rast.detach(), size) if mipmap else None
-    return raster.texture(texels, texel_uv.contiguous(), lod)

@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Launching warp kernels on torch tensors: arrays without copies, and rows of pixels shared between two threads."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any
+
+import torch
+import warp as wp
+
+from backend.paths import cache_dir
+
+CPU_BANDS = 2  # fixed, not the number of cores: the order of the gradient sums depends on it
+
+
+def start_warp() -> None:
+    """Initialise warp once, with its kernel cache beside the project's other caches and without chatter."""
+    if wp.config.kernel_cache_dir is None and "WARP_CACHE_PATH" not in os.environ:
+        wp.config.kernel_cache_dir = str(cache_dir() / "warp")
+    wp.config.log_level = wp.LOG_ERROR
+    wp.init()
+
+
+def array(tensor: torch.Tensor, dtype: Any = wp.float32) -> Any:
+    """A contiguous tensor as a flat warp array of scalars, short vectors or matrices, without a copy."""
+    shape = getattr(dtype, "_shape_", (1,))
+    flat = tensor.detach().view(-1, *shape) if shape != (1,) else tensor.detach().view(-1)
+    return wp.from_torch(flat, dtype=dtype, return_ctype=True)
+
+
+def bands(buffers: torch.Tensor, dtype: Any = wp.float32) -> list[Any]:
+    """One array per band of (bands, ...)."""
+    return [array(band, dtype) for band in buffers]
+
+
+def total(buffers: torch.Tensor) -> torch.Tensor:
+    """Sum over the bands, in their order."""
+    return buffers[0] if buffers.shape[0] == 1 else torch.add(buffers[0], buffers[1])
+
+
+class Launcher:
+    """Runs kernels on one device. Not to be used by two threads at the same time.
+
+    On a CPU, warp runs a launch serially in the calling thread without the GIL; the work is cut into `CPU_BANDS` parts
+    that run side by side, each adding into its own buffer, so that results do not depend on timing.
+    """
+
+    def __init__(self, device: str | torch.device) -> None:
+        start_warp()
+        self.device = torch.device(device)
+        self.is_cpu = self.device.type == "cpu"
+        self.band_count = CPU_BANDS if self.is_cpu else 1
+        self._warp_device = wp.get_device("cpu") if self.is_cpu else wp.device_from_torch(self.device)
+        self._pool = ThreadPoolExecutor(CPU_BANDS - 1) if self.is_cpu else None
+
+    def load(self, module: Any) -> None:
+        """Compile the kernels of a Python module, or read them from the cache."""
+        wp.load_module(module, device=self._warp_device)
+
+    def zeros(self, like: torch.Tensor) -> torch.Tensor:
+        """One zero gradient buffer per band: (bands, *like.shape)."""
+        return torch.zeros((self.band_count, *like.shape), device=like.device)
+
+    def launch(self, kernel: wp.Kernel, dim: tuple[int, ...], args: list[Any]) -> None:
+        """One launch over the whole of `dim`."""
+        stream = None if self.is_cpu else wp.stream_from_torch(torch.cuda.current_stream(self.device))
+        wp.launch(kernel, dim=dim, inputs=args, device=self._warp_device, stream=stream)
+
+    def side_by_side(self, tasks: list[Callable[[], None]]) -> None:
+        """Run at most `CPU_BANDS` tasks that write to different places, one thread each."""
+        if self._pool is None or torch.get_num_threads() == 1:
+            for task in tasks:
+                task()
+            return
+        others = [self._pool.submit(task) for task in tasks[1:]]
+        tasks[0]()
+        for other in others:
+            other.result()
+
+    def in_bands(self, task: Callable[[int, int, int], None], extent: int) -> None:
+        """Run `task(band, start, stop)` over `extent` cut into bands."""
+        cuts = [extent * k // self.band_count for k in range(self.band_count + 1)]
+        parts = [(k, cuts[k], cuts[k + 1]) for k in range(self.band_count) if cuts[k] < cuts[k + 1]]
+        self.side_by_side([partial(task, *part) for part in parts])
+
+    def over_pixels(self, kernel: wp.Kernel, shape: tuple[int, ...], before: list[Any], after: list[Any]) -> None:
+        """Launch a pixel kernel over (B, H, W, ...) with the arguments before, H, W, y0, span, after.
+
+        A list among the arguments after holds one array per band.
+        """
+
+        def task(band: int, y0: int, y1: int) -> None:
+            tail = [a[band] if isinstance(a, list) else a for a in after]
+            self._launch_rows(kernel, shape, y0, y1, before, tail)
+
+        self.in_bands(task, shape[1])
+
+    def over_whole_pixels(self, kernel: wp.Kernel, shape: tuple[int, ...], before: list[Any], after: list[Any]) -> None:
+        """Like `over_pixels`, in one piece."""
+        self._launch_rows(kernel, shape, 0, shape[1], before, after)
+
+    def _launch_rows(
+        self, kernel: wp.Kernel, shape: tuple[int, ...], y0: int, y1: int, before: list[Any], after: list[Any]
+    ) -> None:
+        batch, height, width = shape[:3]
+        span = width if self.is_cpu else 1
+        self.launch(kernel, (batch, y1 - y0, width // span), [*before, height, width, y0, span, *after])
+
+    def over_items(self, kernel: wp.Kernel, dim: tuple[int, int], args: list[Any]) -> None:
+        """Launch a kernel over (outer, count) whose last argument is the first index of its band of `count`."""
+
+        def task(_band: int, start: int, stop: int) -> None:
+            self.launch(kernel, (dim[0], stop - start), [*args, start])
+
+        self.in_bands(task, dim[1])
