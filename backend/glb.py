@@ -40,8 +40,8 @@ class PartStyle:
 
 STYLES = {
     "skin": PartStyle("Head", 0.5),
-    "eye_left": PartStyle("EyeLeft", 0.1, 256),
-    "eye_right": PartStyle("EyeRight", 0.1, 256),
+    "eye_left": PartStyle("EyeLeft", 0.1, 512),
+    "eye_right": PartStyle("EyeRight", 0.1, 512),
     "teeth": PartStyle("Teeth", 0.3, 256),
     "tongue": PartStyle("Tongue", 0.4, 128),
     "lashes": PartStyle("Lashes", 0.8, 64, double_sided=True),

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import pickle
+import random
 import signal
 import subprocess
 import sys
@@ -352,6 +353,26 @@ def test_bad_arrays_are_refused(tmp_path: Path, name: str, array: np.ndarray) ->
 def test_a_pickle_in_place_of_the_arrays(tmp_path: Path) -> None:
     written = write_bundle(tmp_path / "me", {**contents(), "head.npz": pickle.dumps(Trap())})
     error_of("bundle_damaged", lambda: written.head)
+
+
+def test_mutations_of_the_arrays_never_crash() -> None:
+    draw, good = random.Random(0), contents()
+    refused = 0
+    for _ in range(150):
+        broken = bytearray(good["head.npz"])
+        for _ in range(draw.randint(1, 4)):
+            place = draw.randrange(len(broken))
+            if draw.random() < 0.7:
+                broken[place] ^= 1 << draw.randrange(8)
+            else:
+                del broken[place : place + draw.randint(1, 200)]
+        try:
+            kept = write_bundle(None, {**good, "head.npz": bytes(broken)})
+            assert kept.head["verts"].shape == (8, 3)
+        except GanfitError as error:
+            assert error.code == "bundle_damaged"
+            refused += 1
+    assert refused > 100
 
 
 def test_landmarks_and_images_are_checked() -> None:
