@@ -10,10 +10,13 @@ import numpy as np
 
 from backend.head import makehuman
 from backend.head.eyes import GAZE, eyeball, gaze_delta
+from backend.head.lashes import ROWS, lash_uv, place, strand
 
 PARTS = ("skin", "eye_left", "eye_right", "teeth", "tongue", "lashes")
 PALETTE_NAMES = ("sclera", "limbus", "iris", "pupil", "teeth", "gums", "tongue", "lashes")
 """Colours of what is not skin."""
+SMALLEST_LID_MOTION = 1e-5
+"""Face units that move a lid by less than this (metres) leave its lashes alone."""
 MEAN_INTERPUPILLARY = 0.063
 """Metres between the mean adult's pupils; MakeHuman's mean adult has 57.8 mm, so the head is scaled by it."""
 
@@ -113,13 +116,35 @@ def _build_parts(base: makehuman.BaseMesh, verts: np.ndarray, identity: np.ndarr
                  expression: np.ndarray, expression_names: tuple[str, ...]) -> list[Part]:
     parts = [_copied_part("skin", base, makehuman.head_faces(base), verts, identity, expression)]
     parts += [_eye(base, side, verts, identity, expression_names) for side in ("Left", "Right")]
-    groups = {
-        "teeth": ("helper-upper-teeth", "helper-lower-teeth"), "tongue": ("helper-tongue",),
-        "lashes": tuple(f"helper-{s}-eyelashes-{i}" for s in "lr" for i in (1, 2)),
-    }
+    groups = {"teeth": ("helper-upper-teeth", "helper-lower-teeth"), "tongue": ("helper-tongue",)}
     for name, members in groups.items():
         parts.append(_copied_part(name, base, np.isin(base.group, members), verts, identity, expression))
+    parts.append(_lashes(base, verts, identity, expression))
     return parts
+
+
+def _lashes(base: makehuman.BaseMesh, verts: np.ndarray, identity: np.ndarray, expression: np.ndarray) -> Part:
+    """Both eyes' lashes: they move with the margin's vertices, and in the face units they turn with the lids."""
+    eyes = [sphere_fit(verts[_group_vertices(base, f"helper-{side}-eye")])[0] for side in "lr"]
+    rows = [(strand(row, mirror), eye) for mirror, eye in ((None, eyes[0]), (base.mirror, eyes[1])) for row in ROWS]
+    start = np.cumsum([0] + [len(row.weights) for row, _ in rows])
+    moves = [row.weights @ identity[:, row.vertices].mean(1) for row, _ in rows]
+    neutral = [place(row, verts, eye) for row, eye in rows]
+    motion = np.zeros((len(expression), start[-1], 3))
+    for unit, delta in enumerate(expression):
+        for i, (row, eye) in enumerate(rows):
+            if np.abs(delta[row.vertices]).max() > SMALLEST_LID_MOTION:
+                motion[unit, start[i]: start[i + 1]] = place(row, verts + delta, eye) - neutral[i]
+    quads = np.concatenate([row.quads + first for (row, _), first in zip(rows, start, strict=False)])
+    uv = lash_uv([row for row, _ in rows])
+    palette = np.zeros((start[-1], len(PALETTE_NAMES)))
+    palette[:, PALETTE_NAMES.index("lashes")] = 1
+    half = start[len(ROWS)]
+    mirror = np.roll(np.arange(start[-1]), half)
+    return Part(
+        "lashes", np.concatenate(neutral), quads, uv, palette, uv[quads], np.full(start[-1], -1),
+        np.concatenate(moves, axis=1), motion, mirror,
+    )
 
 
 def _eye(base: makehuman.BaseMesh, side: str, verts: np.ndarray, identity: np.ndarray,
