@@ -174,7 +174,7 @@ def draw_licences(layout: bpy.types.UILayout, context: bpy.types.Context) -> Non
 def draw_text(layout: bpy.types.UILayout, context: bpy.types.Context, text: str, icon: str = "NONE") -> None:
     """Text in as many lines as the region's width needs; the icon stands before the first."""
     width = context.region.width if context.region else 300
-    scale = context.preferences.system.ui_scale
+    scale = context.preferences.system.ui_scale or 1.0  # 0 without a window
     column = layout.column(align=True)
     lines = textwrap.wrap(str(text), max(16, int((width / scale - 50) / CHARACTER_WIDTH))) or [""]
     for number, line in enumerate(lines):

@@ -80,8 +80,8 @@ def is_matched(scene: bpy.types.Scene) -> bool:
 def match_photo(context: bpy.types.Context, collection: bpy.types.Collection, view: int = 0) -> None:
     """Makes the scene show what the fit rendered: the photo's camera, size, lights and expression, plain colours.
 
-    Everything else in the scene is hidden. Light is not bounced, the skin has no highlights of its own (the albedo
-    has them), and colours are not tone mapped. `release_photo` puts back what was there.
+    Everything else in the scene is hidden. Light is not bounced, surfaces have no highlights of their own (the albedo
+    has the photo's), and colours are not tone mapped. `release_photo` puts back what was there.
     """
     found = {thing[VIEW]: thing for thing in cameras_of(collection)}
     if view not in found:
@@ -220,9 +220,8 @@ def _set_value(scene: bpy.types.Scene, path: str, value: Any) -> None:
 
 
 def _highlights(collection: bpy.types.Collection, on: bool) -> None:
-    head = head_of(collection)
-    if head is not None:
-        for slot in head.material_slots:
+    for thing in collection.all_objects:
+        for slot in thing.material_slots:
             if slot.material is not None:
                 material.set_highlights(slot.material, on)
 

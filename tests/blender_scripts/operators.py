@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Uses the installed extension's operators with a stand-in worker, in good and bad circumstances; writes what came.
+
+The argument is JSON: zip, python (a Python whose `-m backend` is the stand-in), photo, bundle, out (folder).
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import bpy  # noqa: E402
+from in_blender import EXTENSION, answer, empty_scene, install, preferences, quiet_stdout  # noqa: E402
+
+report: dict = {}
+
+
+def attempt(name: str, operator, **arguments: object) -> None:
+    """Runs an operator and writes down how it ended, and what the panel says then."""
+    try:
+        result = sorted(operator(**arguments))
+    except RuntimeError as error:
+        result = [str(error)]
+    state = session().current()
+    report[name] = {"result": result, "error": state.error.code if state.error else "", "message": state.message,
+                    "heads": len([t for t in bpy.context.scene.objects if t.get("ganfit_part") == "skin"])}
+
+
+def session():
+    """The add-on's module of that name."""
+    return importlib.import_module(f"{EXTENSION}.session")
+
+
+def worker_pid() -> int:
+    """The warm worker's process."""
+    return session().current()._worker.pid
+
+
+class Layout:
+    """Takes what a panel draws; fails on properties and operators that do not exist."""
+
+    def __init__(self, drawn: list[str]) -> None:
+        self.drawn = drawn
+
+    def prop(self, data, name: str, **options: object) -> None:
+        """A property: it must be there and have a tooltip."""
+        assert data.bl_rna.properties[name].description, name
+        self.drawn.append(f"prop {name}")
+
+    def operator(self, name: str, **options: object) -> Layout:
+        """An operator: it must be registered."""
+        module, _, function = name.partition(".")
+        assert getattr(getattr(bpy.ops, module), function).get_rna_type().description, name
+        self.drawn.append(f"operator {name}")
+        return self
+
+    def label(self, text: str = "", **options: object) -> None:
+        """A text."""
+        self.drawn.append(f"label {text}")
+
+    def progress(self, factor: float, text: str) -> None:
+        """The bar."""
+        assert 0 <= factor <= 1
+        self.drawn.append(f"progress {text}")
+
+    def _nested(self, *arguments: object, **options: object) -> Layout:
+        return self
+
+    row = column = box = template_icon = _nested
+
+
+def draw(name: str) -> None:
+    """Draws the panels and the preferences into the report."""
+    panels = importlib.import_module(f"{EXTENSION}.panels")
+    drawn: list[str] = []
+    for panel in panels.CLASSES:
+        stand_in = type("Panel", (), {"layout": Layout(drawn)})()
+        panel.draw(stand_in, bpy.context)
+    panels.draw_preferences(preferences(), Layout(drawn))
+    report[f"draw {name}"] = drawn
+
+
+def behave(mode: str, **variables: str) -> None:
+    """Tells the next worker how to behave."""
+    os.environ.update({"FAKE_WORKER": mode, **variables})
+
+
+def main(job: dict) -> None:
+    """All circumstances, one after the other."""
+    out = Path(job["out"])
+    os.environ["FAKE_BUNDLE"] = job["bundle"]
+    with quiet_stdout():
+        install(job["zip"])
+    scene = empty_scene()
+    draw("fresh")
+    scene.ganfit.photos.add().path = job["photo"]
+    attempt("not set up", bpy.ops.ganfit.reconstruct)
+    draw("error")
+    attempt("offline", bpy.ops.ganfit.setup)
+    attempt("dismiss", bpy.ops.ganfit.dismiss)
+    preferences().python_path = job["python"]
+    bpy.ops.ed.undo_push(message="start")
+    attempt("reconstruct", bpy.ops.ganfit.reconstruct, output=str(out / "anna"))
+    pid = worker_pid()
+    bpy.ops.ed.undo_push(message="anna")
+    attempt("undo", bpy.ops.ed.undo)
+    scene = bpy.context.scene
+    attempt("again", bpy.ops.ganfit.reconstruct, output=str(out / "berta"))
+    report["warm"] = worker_pid() == pid
+    report["names"] = sorted(c.name for c in bpy.context.scene.collection.children)
+    attempt("own folder", bpy.ops.ganfit.reconstruct)
+    report["results"] = sorted(str(p.relative_to(out)) for p in out.glob("profile/**/result.json"))
+    attempt("check", bpy.ops.ganfit.check)
+    draw("ready")
+    for mode in ("no_face", "crash", "garbage"):
+        behave(mode)
+        attempt(mode, bpy.ops.ganfit.reconstruct, output=str(out / mode))
+    report["files"] = sorted(path.name for path in out.iterdir() if path.is_dir())
+    attempt("no bundle", bpy.ops.ganfit.import_result, directory=str(out))
+    damaged = out / "damaged"
+    damaged.mkdir()
+    (damaged / "result.json").write_text("{}")
+    (damaged / "head.npz").write_bytes(b"nonsense")
+    attempt("version", bpy.ops.ganfit.import_result, directory=str(damaged))
+    (damaged / "result.json").write_text('{"version": 1}')
+    attempt("damaged", bpy.ops.ganfit.import_result, directory=str(damaged))
+    attempt("open log", bpy.ops.ganfit.open_log)
+    scene.ganfit.photos[0].path = "/no/such/photo.jpg"
+    attempt("deleted photo", bpy.ops.ganfit.reconstruct)
+    attempt("remove", bpy.ops.ganfit.photo_remove, index=0)
+    attempt("no photo", bpy.ops.ganfit.reconstruct)
+    attempt("add", bpy.ops.ganfit.photos_add, directory=str(Path(job["photo"]).parent),
+            files=[{"name": Path(job["photo"]).name}])
+    report["photos"] = [photo.path for photo in scene.ganfit.photos]
+    report["pid"] = worker_pid()
+    for _ in range(2):  # twice: enabling again must find nothing of the first time
+        bpy.ops.preferences.addon_disable(module=EXTENSION)
+        leftover = [name for name in dir(bpy.types) if "ganfit" in name.lower()]
+        report["left"] = [*leftover, *(["scene.ganfit"] if hasattr(bpy.types.Scene, "ganfit") else [])]
+        bpy.ops.preferences.addon_enable(module=EXTENSION)
+        report["enabled"] = hasattr(bpy.context.scene, "ganfit")
+    answer(out / "report.json", **report)
+
+
+if __name__ == "__main__":
+    main(json.loads(sys.argv[1]))
+    bpy.ops.preferences.addon_disable(module=EXTENSION)
