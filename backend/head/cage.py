@@ -11,6 +11,7 @@ import numpy as np
 from backend.head import makehuman
 from backend.head.eyes import GAZE, eyeball, gaze_delta
 from backend.head.lashes import ROWS, lash_uv, place, strand
+from backend.head.teeth import HELPERS, affine_motion, tooth_row
 
 PARTS = ("skin", "eye_left", "eye_right", "teeth", "tongue", "lashes")
 PALETTE_NAMES = ("sclera", "limbus", "iris", "pupil", "teeth", "gums", "tongue", "lashes")
@@ -116,11 +117,32 @@ def _build_parts(base: makehuman.BaseMesh, verts: np.ndarray, identity: np.ndarr
                  expression: np.ndarray, expression_names: tuple[str, ...]) -> list[Part]:
     parts = [_copied_part("skin", base, makehuman.head_faces(base), verts, identity, expression)]
     parts += [_eye(base, side, verts, identity, expression_names) for side in ("Left", "Right")]
-    groups = {"teeth": ("helper-upper-teeth", "helper-lower-teeth"), "tongue": ("helper-tongue",)}
-    for name, members in groups.items():
-        parts.append(_copied_part(name, base, np.isin(base.group, members), verts, identity, expression))
+    parts.append(_teeth(base, verts, identity, expression))
+    parts.append(_copied_part("tongue", base, base.group == "helper-tongue", verts, identity, expression))
     parts.append(_lashes(base, verts, identity, expression))
     return parts
+
+
+def _teeth(base: makehuman.BaseMesh, verts: np.ndarray, identity: np.ndarray, expression: np.ndarray) -> Part:
+    """Our teeth in the place of MakeHuman's, whose motion each row follows as a whole."""
+    rows, moves, motions = [], [], []
+    for group, jaw in HELPERS:
+        helper = _group_vertices(base, group)
+        row = tooth_row(jaw, verts)
+        rows.append(row)
+        moves.append(affine_motion(verts[helper], identity[:, helper], row.verts))
+        motions.append(affine_motion(verts[helper], expression[:, helper], row.verts))
+    first = len(rows[0].verts)
+    uv, gums = np.concatenate([r.uv for r in rows]), np.concatenate([r.gums for r in rows])
+    quads = np.concatenate([rows[0].quads, rows[1].quads + first])
+    palette = np.zeros((len(uv), len(PALETTE_NAMES)))
+    palette[:, PALETTE_NAMES.index("gums")] = gums
+    palette[:, PALETTE_NAMES.index("teeth")] = 1 - gums
+    return Part(
+        "teeth", np.concatenate([r.verts for r in rows]), quads, uv, palette, uv[quads], np.full(len(uv), -1),
+        np.concatenate(moves, axis=1), np.concatenate(motions, axis=1),
+        np.concatenate([rows[0].mirror, rows[1].mirror + first]),
+    )
 
 
 def _lashes(base: makehuman.BaseMesh, verts: np.ndarray, identity: np.ndarray, expression: np.ndarray) -> Part:

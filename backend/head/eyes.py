@@ -9,14 +9,14 @@ import numpy as np
 
 from backend.head.subdivision import subdivide
 
-SEGMENTS = 24
+SEGMENTS = 20
 IRIS_RADIUS = 0.00585
 """Half of the mean visible iris diameter of adults, 11.7 mm."""
 PUPIL_RADIUS = 0.00175
 CORNEA_BULGE = 0.0006
 """How far the cornea's top stands out of the sphere; more would pierce MakeHuman's closed lids."""
 CORNEA_RADIUS = 1.15 * IRIS_RADIUS
-SCLERA_ANGLES = (28, 36, 46, 58, 74, 95, 120, 150)
+SCLERA_ANGLES = (29, 38, 50, 68, 95, 135)
 """Angles from the optical axis (degrees) of the sclera's rings behind the limbus."""
 RINGS = (
     (0.55 * PUPIL_RADIUS, {"pupil": 1.0}), (0.93 * PUPIL_RADIUS, {"pupil": 1.0}), (1.10 * PUPIL_RADIUS, {"iris": 1.0}),
