@@ -54,7 +54,7 @@ TEXTS: dict[str, Text] = {
     "output": Text("Output", "Folder for the results. Empty: the extension's own user folder"),
     # preferences
     "python_path": Text("Python", "Python of an environment that has the backend. Empty: what Set Up has made"),
-    "base_python": Text("Base Python", "Python 3.11 to 3.14 for Set Up to start from. Empty: Blender's or the system's"),
+    "base_python": Text("Base Python", "Python 3.11 to 3.14 that Set Up starts. Empty: Blender's or the system's"),
     "compute": Text("Variant", "Which build of PyTorch is installed"),
     "compute.cpu": Text("CPU", "Works everywhere"),
     "compute.cuda": Text("CUDA", "For NVIDIA graphics cards, larger"),

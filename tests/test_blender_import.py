@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The import in real Blender, from the built zip: geometry, camera, colours and light against the project's renderer."""
+"""The import in real Blender, from the built zip: geometry, camera and colours against the project's renderer."""
 
 from __future__ import annotations
 

@@ -32,7 +32,8 @@ def report(bpy_python, extension_zip, tmp_path_factory) -> dict:
 
 
 def test_reconstruct_blocks_in_background_mode_and_imports(report):
-    assert report["reconstruct"] == {"result": ["FINISHED"], "error": "", "message": "anna is in the scene.", "heads": 1}
+    wanted = {"result": ["FINISHED"], "error": "", "message": "anna is in the scene.", "heads": 1}
+    assert report["reconstruct"] == wanted
 
 
 def test_undo_takes_the_head_back_and_the_next_one_comes(report):

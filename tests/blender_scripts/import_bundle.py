@@ -78,6 +78,12 @@ def project(scene: bpy.types.Scene, points: np.ndarray) -> np.ndarray:
     return np.array([(view.x * width, (1 - view.y) * height) for view in views])
 
 
+def own_settings(scene: bpy.types.Scene) -> list:
+    """Some of what Match Photo changes and has to put back."""
+    view = scene.view_settings
+    return [scene.render.resolution_x, view.view_transform, scene.world.name, scene.cycles.diffuse_bounces]
+
+
 def main(job: dict) -> None:
     """Import, write down, render."""
     out = Path(job["out"])
@@ -88,7 +94,7 @@ def main(job: dict) -> None:
     scene.world = bpy.data.worlds["Mine"]
     stranger = bpy.data.objects.new("Stranger", bpy.data.lights.new("Stranger", "POINT"))
     scene.collection.objects.link(stranger)
-    before = [scene.render.resolution_x, scene.view_settings.view_transform, scene.world.name, scene.cycles.diffuse_bounces]
+    before = own_settings(scene)
     bpy.ops.ganfit.import_result(directory=job["bundle"])
     found, arrays = parts(), {}
     bpy.context.view_layer.update()
@@ -123,8 +129,7 @@ def main(job: dict) -> None:
     report["packed"] = packed
     bpy.ops.ganfit.match_photo()
     report["before"] = before
-    report["released"] = [scene.render.resolution_x, scene.view_settings.view_transform, scene.world.name,
-                          scene.cycles.diffuse_bounces]
+    report["released"] = own_settings(scene)
     report["stranger_after"] = scene.objects["Stranger"].hide_render
     bpy.ops.ganfit.match_photo(view=len(report["result"]["views"]) - 1)
     report["last_camera"] = scene.camera.name

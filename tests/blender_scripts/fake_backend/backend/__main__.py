@@ -81,7 +81,8 @@ def serve() -> None:
                 time.sleep(1.0)
             if MODE == "garbage":
                 noise()
-            send({"id": number, "result": {"version": 0 if MODE == "old" else 1, "backend": "fake", "pid": os.getpid()}})
+            version = 0 if MODE == "old" else 1
+            send({"id": number, "result": {"version": version, "backend": "fake", "pid": os.getpid()}})
         elif method == "reconstruct":
             cancelled.clear()
             send({"id": number, "result": {"job_id": f"job-{number}"}})
