@@ -35,6 +35,7 @@ CODES: dict[str, str] = {
     "bundle_version": "Use the version of the software that wrote it, or reconstruct the photo again.",
     "unknown_basis": "Use `makehuman`, or `ict` once it is installed.",
     "calibration_mismatch": "The installation is damaged: install the backend again.",
+    "landmark_mismatch": "The installation is damaged: install the backend again.",
     "layout_mismatch": "Use a file that was made for this head model's topology and UV layout.",
     # assets
     "asset_unknown": "Run `python -m backend assets list` for the names.",
