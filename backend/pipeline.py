@@ -194,7 +194,7 @@ def describe(person: Person, params: FitParameters, views: list[View], trace: Fi
         "palette": dict(zip(head.palette_names, params.palette.tolist(), strict=True)),
         "losses": trace.losses, "timings": {}, "device": str(device),
         "packages": {p: importlib.metadata.version(p) for p in PACKAGES},
-        "assets": {k: v for k, v in assets.versions().items()}, "seed": options.seed,
+        "assets": {a["name"]: a["version"] for a in assets.status() if a["installed"]}, "seed": options.seed,
         "options": options.to_dict(), "warnings": warnings,
     }
 

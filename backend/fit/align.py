@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Alignment: camera, coarse shape and expression of one photo from its landmarks (the first stage of GANFIT's fit)."""
 import torch
-from scipy.spatial.transform import Rotation
 from torch import Tensor
 
 from backend.fit.parameters import DISTANCE_PRIOR, FitParameters, ViewFrame, camera_of
+from backend.render.camera import axis_angle
 
 LANDMARK_SIGMA = 0.025
 """Expected error of one landmark in interocular distances (network noise and definition together)."""
@@ -50,13 +50,12 @@ def initial_parameters(model: LandmarkModel, points: Tensor, frame: ViewFrame, l
     points: (N, 2) photo pixels.
     """
     rotation, origin, scale = weak_perspective(model.mean, points, model.weights)
-    axis_angle = torch.tensor(Rotation.from_matrix(rotation.numpy()).as_rotvec(), dtype=torch.float32)
     anchor = torch.tensor(frame.anchor)
     sh = torch.zeros(1, 9, 3)
     sh[:, 0] = 2.0
     return FitParameters(
         identity=torch.zeros(len(model.identity)), expression=torch.zeros(1, len(model.expression)),
-        latent=torch.zeros(latent_size), palette=palette.clone(), rotation=axis_angle[None],
+        latent=torch.zeros(latent_size), palette=palette.clone(), rotation=axis_angle(rotation[None]).float(),
         centre=((origin - anchor) / frame.unit)[None], log_scale=torch.tensor([[scale / frame.unit]]).log(),
         log_distance=torch.tensor([[DISTANCE_PRIOR[0]]]), sh=sh,
         sun_direction=torch.tensor([[0.2, 0.6, 1.0]]), sun_rgb=torch.zeros(1, 3))
@@ -91,13 +90,13 @@ def align(model: LandmarkModel, params: FitParameters, points: Tensor, frame: Vi
         return torch.where(norm < 2, norm**2, 4 * norm - 4).sum() + (prior**2).sum()
 
     x = torch.cat([params.identity, params.expression[0], params.rotation[0], params.centre[0],
-                   params.log_scale[0], params.log_distance[0]]).detach()
+                   params.log_scale[0], params.log_distance[0]]).detach().float()
     damping, current = 1e-2, cost(x)
     for _ in range(steps):
         data, prior = residuals(x)
         jac_data, jac_prior = torch.func.jacfwd(residuals)(x)
         w = robust(data)[:, None].expand_as(data).reshape(-1)
-        jac_data = jac_data.reshape(-1, len(x))
+        jac_data, jac_prior = jac_data.reshape(-1, len(x)).to(x), jac_prior.to(x)
         hessian = jac_data.T @ (w[:, None] * jac_data) + jac_prior.T @ jac_prior
         gradient = jac_data.T @ (w * data.reshape(-1)) + jac_prior.T @ prior
         free = ~(((x <= 0) & (gradient > 0) | (x >= 1) & (gradient < 0)))

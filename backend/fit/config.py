@@ -16,13 +16,13 @@ class LossWeights:
     pixel: float = 4.0
     """`L_pix`: robust L1 inside the visible skin, encoded sRGB (paper: 1). Raised because our identity network
     sees 150 x 150 pixels where the paper's pixel term averages over a photo that the face fills."""
-    landmark: float = 0.5
-    """`L_lan`: landmark network on photo and on render, mean distance in percent of the interocular distance.
+    landmark: float = 4.0
+    """`L_lan`: landmark network on photo and on render, mean distance in interocular distances.
     The paper's 0.001 weighs a sum over pixel coordinates; this one is free of the photo's size."""
-    landmark_mesh: float = 0.5
+    landmark_mesh: float = 4.0
     """Distance of the projected mesh landmarks to the photo's, same unit: keeps the fit in place while the
     landmark network does not yet see a face in the render."""
-    shape: float = 0.02
+    shape: float = 0.15
     """`Reg(p_s)`: mean square of the identity coefficients, in standard deviations."""
     expression: float = 0.3
     """`Reg(p_e)`: mean square of the 52 ARKit coefficients, in 0..1."""
