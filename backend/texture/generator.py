@@ -31,13 +31,13 @@ class GeneratorSpec:
     """Sizes of a generator; every level doubles the resolution, from 4 x 4."""
 
     latent: int = 512
-    channels: tuple[int, ...] = (96, 128, 160, 128, 80, 40, 20, 8)
+    channels: tuple[int, ...] = (48, 96, 128, 96, 64, 32, 16, 8)
     """Trunk channels at 4, 8, 16, ... texels."""
     base_resolution: int = 32
     """The linear base holds this many texels a side."""
-    linear_bands: tuple[int, ...] = (24, 12, 6, 2)
+    linear_bands: tuple[int, ...] = (64, 28, 9, 2)
     """Left-right symmetric linear RGB detail maps at each resolution above the base."""
-    place_maps: tuple[int, ...] = (8, 8, 6, 0)
+    place_maps: tuple[int, ...] = (8, 8, 4, 0)
     """Learned feature maps that tell the trunk where it is, at each resolution above the base."""
 
     @property

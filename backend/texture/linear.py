@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The linear model under the generator: whitened principal components of the maps give every map its latent.
+
+With z = whitened principal coefficients, codes of real maps have zero mean and unit covariance, so that the prior N(0, I)
+and the code agree without an encoder network, and any map, seen or not, has a latent in closed form.
+"""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.nn import functional as F
+
+from backend.texture.generator import Generator, to_logit, upsample
+
+FEATURE_RESOLUTION = 128
+BAND_GAIN = (1.0, 1.5, 2.0)
+"""How much the base and the bands above it count in a code; details weigh more than their contrast."""
+
+
+def as_maps(images: Tensor) -> Tensor:
+    """uint8 (B, R, R, 3) to float (B, 3, R, R) in [0, 1]."""
+    return images.permute(0, 3, 1, 2).float().div_(255)
+
+
+def shrink(maps: Tensor, resolution: int) -> Tensor:
+    """Mean over blocks of texels, (B, C, R, R) to (B, C, resolution, resolution)."""
+    return maps if maps.shape[-1] == resolution else F.adaptive_avg_pool2d(maps, resolution)
+
+
+def logit_band(maps: Tensor, resolution: int) -> Tensor:
+    """What `resolution` adds in logit space to the map of half that resolution, (B, 3, R, R)."""
+    return to_logit(shrink(maps, resolution)) - upsample(to_logit(shrink(maps, resolution // 2)))
+
+
+def features(maps: Tensor, weight: Tensor, base: int) -> Tensor:
+    """Weighted base and bands (B, F) in logit space; equal texels of area count equally at every resolution."""
+    parts = [to_logit(shrink(maps, base)) * shrink(weight, base) * (FEATURE_RESOLUTION / base) * BAND_GAIN[0]]
+    for gain, level in zip(BAND_GAIN[1:], (FEATURE_RESOLUTION // 2, FEATURE_RESOLUTION), strict=True):
+        parts.append(logit_band(maps, level) * shrink(weight, level) * (FEATURE_RESOLUTION / level) * gain)
+    return torch.cat([p.flatten(1) for p in parts], 1)
+
+
+@dataclass
+class LinearCode:
+    """Whitening projection of maps to latents."""
+
+    mean: Tensor
+    """(F,)"""
+    directions: Tensor
+    """(L, F), unit rows."""
+    sigma: Tensor
+    """(L,) standard deviation along each direction."""
+    weight: Tensor
+    """(1, 1, 128, 128) importance of texels."""
+    base: int
+
+    def encode(self, maps: Tensor) -> Tensor:
+        """Latents (B, L) of maps (B, 3, R, R), R >= 128."""
+        return (features(maps, self.weight, self.base) - self.mean) @ self.directions.T / self.sigma
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Maps (B, 3, 128, 128) of the linear model alone: what a principal component analysis reconstructs."""
+        flat = z * self.sigma @ self.directions + self.mean
+        sizes = (self.base, FEATURE_RESOLUTION // 2, FEATURE_RESOLUTION)
+        logits: Tensor | None = None
+        start = 0
+        for gain, size in zip(BAND_GAIN, sizes, strict=True):
+            part = flat[:, start:start + 3 * size * size].view(-1, 3, size, size)
+            part = part / (shrink(self.weight, size) * (FEATURE_RESOLUTION / size) * gain)
+            logits = part if logits is None else upsample(logits) + part
+            start += 3 * size * size
+        return torch.sigmoid(logits)
+
+    def save(self, path: Path) -> None:
+        """Write as safetensors."""
+        save_file({"mean": self.mean, "directions": self.directions.half(), "sigma": self.sigma, "weight": self.weight},
+                  path, metadata={"base": str(self.base)})
+
+    @classmethod
+    def load(cls, path: Path) -> LinearCode:
+        """Read what `save` wrote."""
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
+            return cls(base=int(file.metadata()["base"]), **tensors)
+
+
+def fit_code(images: Tensor, weight: Tensor, latent: int, base: int, batch: int = 64) -> LinearCode:
+    """Principal components of images, uint8 (N, R, R, 3), with N > latent; `weight` (1, 1, R', R') > 0."""
+    weight = shrink(weight, FEATURE_RESOLUTION)
+    rows = torch.cat([features(as_maps(part), weight, base) for part in images.split(batch)])
+    mean = rows.mean(0)
+    rows -= mean
+    values, vectors = torch.linalg.eigh(rows @ rows.T)
+    values, vectors = values.flip(0)[:latent].clamp_min(1e-8), vectors.flip(1)[:, :latent]
+    directions = (vectors.T @ rows) / values.sqrt()[:, None]
+    return LinearCode(mean, directions, (values / len(rows)).sqrt(), weight, base)
+
+
+@torch.no_grad()
+def initialise(generator: Generator, code: LinearCode, images: Tensor, resolutions: Sequence[int],
+               leading: int = 64, batch: int = 32) -> None:
+    """Set the linear base or bands of `resolutions` by regression of the images on their first `leading` latents."""
+    latents, sums = [], {}
+    base = generator.spec.base_resolution
+    for part in images.split(batch):
+        maps = as_maps(part)
+        z = code.encode(maps)
+        latents.append(z)
+        for r in resolutions:
+            values = (to_logit(shrink(maps, base)) if r == base else logit_band(maps, r)).flatten(1)
+            used = z if r == base else z[:, :leading]
+            total, moment = sums.get(r, (0, 0))
+            sums[r] = (total + values.sum(0), moment + used.T @ values)
+    z = torch.cat(latents)
+    count = len(z)
+    for r, (total, moment) in sums.items():
+        mean = total / count
+        used = z if r == base else z[:, :leading]
+        centred = used - used.mean(0)
+        slope = torch.linalg.solve(centred.T @ centred / count + 0.02 * torch.eye(used.shape[1]),
+                                   moment / count - used.mean(0)[:, None] * mean)
+        if r == base:
+            generator.base.copy_(slope.view_as(generator.base))
+            generator.base_mean.copy_(mean.view_as(generator.base_mean))
+        else:
+            _set_band(generator, r, mean.view(3, r, r), slope.view(-1, 3, r, r))
+
+
+def _set_band(generator: Generator, resolution: int, mean: Tensor, slope: Tensor) -> None:
+    """Mean and leading symmetric components of one band."""
+    band = next(level.band for level in generator.levels
+                if level.band is not None and level.band.maps.shape[-2] == resolution)
+    half = resolution // 2
+
+    def symmetric(x: Tensor) -> Tensor:
+        return 0.5 * (x + x.flip(-1))[..., :half]
+
+    flat = symmetric(slope).flatten(1)
+    values, vectors = torch.linalg.eigh(flat @ flat.T)
+    count = len(band.maps) - 1
+    vectors = vectors.flip(1)[:, :count]
+    band.maps[0] = symmetric(mean)
+    band.maps[1:] = (vectors.T @ flat).view(count, 3, resolution, half)
+    band.bias.zero_()
+    band.bias[0] = 1
+    band.weight.zero_()
+    band.weight[1:, :len(flat)] = vectors.T
