@@ -57,7 +57,7 @@ class Client:
         self.process.stdin.write(data)
         self.process.stdin.flush()
 
-    def wait_for(self, wanted, timeout: float = 120.0) -> Any:
+    def wait_for(self, wanted, timeout: float = 300.0) -> Any:
         """The first message from now on for which `wanted` is true; all are kept in `messages`."""
         end = time.monotonic() + timeout
         while True:
@@ -74,7 +74,7 @@ class Client:
         self.send(protocol.encode(protocol.request(self._ids, method, params)))
         return self.wait_for(lambda message: message.get("id") == self._ids)
 
-    def finished(self, job_id: str, timeout: float = 120.0) -> dict[str, Any]:
+    def finished(self, job_id: str, timeout: float = 300.0) -> dict[str, Any]:
         """The parameters of a job's `job.finished`."""
         done = self.wait_for(
             lambda m: m.get("method") == protocol.JOB_FINISHED and m["params"]["job_id"] == job_id, timeout
