@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from backend import assets
-from backend.errors import GanfitError
 from backend.networks.crop import (
     apply_transform,
     crop_photo,
@@ -29,7 +28,6 @@ __all__ = [
     "crop_params",
     "differentiable_crop",
     "invert_transform",
-    "load_landmarks",
     "points5",
     "similarity_transform",
 ]
@@ -44,7 +42,7 @@ EYE_CORNERS = ((33, 133), (263, 362))
 """(outer, inner) corner of the subject's right and left eye"""
 POINTS5 = ((249, 249), (382, 382), (7, 7), (155, 155), (2, 164))
 """dlib's five points as midpoints of two mesh points: subject's left eye outer, inner, right eye outer, inner, base of
-the nose. Nearest to what dlib's own predictor finds: medians of at most 0.01 interocular distances apart (126 portraits)"""
+the nose. The nearest to what dlib's own predictor finds: on 126 portraits the medians are 0.01 eye distances apart"""
 
 
 @dataclass(frozen=True)
@@ -163,14 +161,3 @@ def _transform_of_eye(corners: Tensor, mirrored: bool) -> Tensor:
         flip = torch.tensor([[-1.0, 0, IRIS_SIZE], [0, 1, 0], [0, 0, 1]])
         transform = transform @ flip
     return transform
-
-
-def load_landmarks(name: str = "mediapipe") -> nn.Module:
-    """The landmark network `mediapipe` (468 points, offline default) or `fan` (68, when its weights are installed)."""
-    if name == "mediapipe":
-        return FaceMesh()
-    if name == "fan":
-        from backend.networks.fan import FanLandmarks
-
-        return FanLandmarks()
-    raise GanfitError("bad_option", f"There is no landmark network `{name}`; choose mediapipe or fan.")
