@@ -48,9 +48,7 @@ def square(n: int = 1, tilt: float = 0.0) -> dict:
 
 def facing_camera(size: tuple[int, int], distance: float = 2.0) -> Camera:
     """Camera that sees exactly 1 m of height at the origin."""
-    return Camera.look_at(
-        torch.tensor([[0.0, 0.0, distance]]), torch.zeros(1, 3), 2 * math.atan(0.5 / distance), size
-    )
+    return Camera.look_at(torch.tensor([[0.0, 0.0, distance]]), torch.zeros(1, 3), 2 * math.atan(0.5 / distance), size)
 
 
 def test_texture_row_zero_is_at_the_top_of_an_upright_square(raster):

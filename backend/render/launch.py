@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
@@ -22,7 +23,26 @@ def start_warp() -> None:
     if wp.config.kernel_cache_dir is None and "WARP_CACHE_PATH" not in os.environ:
         wp.config.kernel_cache_dir = str(cache_dir() / "warp")
     wp.config.log_level = wp.LOG_ERROR
-    wp.init()
+    with contextlib.nullcontext() if torch.cuda.is_available() else _stderr_silenced():
+        wp.init()
+
+
+@contextlib.contextmanager
+def _stderr_silenced() -> Iterator[None]:
+    """Drop what native code writes to stderr: warp's library warns of a missing CUDA driver at any log level."""
+    try:
+        kept = os.dup(2)
+    except OSError:  # stderr is closed: nothing to silence
+        yield
+        return
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def array(tensor: torch.Tensor, dtype: Any = wp.float32) -> Any:

@@ -56,9 +56,7 @@ class Rasterizer(Protocol):
         """
         ...
 
-    def antialias(
-        self, color: torch.Tensor, rast: torch.Tensor, pos: torch.Tensor, tri: torch.Tensor
-    ) -> torch.Tensor:
+    def antialias(self, color: torch.Tensor, rast: torch.Tensor, pos: torch.Tensor, tri: torch.Tensor) -> torch.Tensor:
         """Blend (B, H, W, C) across silhouettes; the blend weight carries gradients to the edges' positions."""
         ...
 

@@ -48,9 +48,7 @@ class NvdiffrastRasterizer:
             max_mip_level=levels - 1,
         )
 
-    def antialias(
-        self, color: torch.Tensor, rast: torch.Tensor, pos: torch.Tensor, tri: torch.Tensor
-    ) -> torch.Tensor:
+    def antialias(self, color: torch.Tensor, rast: torch.Tensor, pos: torch.Tensor, tri: torch.Tensor) -> torch.Tensor:
         return self._dr.antialias(color.contiguous(), rast, pos.contiguous(), tri)
 
     @torch.no_grad()

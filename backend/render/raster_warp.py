@@ -57,9 +57,7 @@ class WarpRasterizer:
         levels = 1 if lod is None else mip_levels((tex.shape[1], tex.shape[2]), lod)
         return _Texture.apply(tex, uv, lod, levels, self)
 
-    def antialias(
-        self, color: torch.Tensor, rast: torch.Tensor, pos: torch.Tensor, tri: torch.Tensor
-    ) -> torch.Tensor:
+    def antialias(self, color: torch.Tensor, rast: torch.Tensor, pos: torch.Tensor, tri: torch.Tensor) -> torch.Tensor:
         return _Antialias.apply(color, rast, pos, tri, self)
 
     @torch.no_grad()

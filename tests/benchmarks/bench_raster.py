@@ -151,9 +151,7 @@ def bench_numba(scene: dict, repeats: int, base: dict[str, tuple[float, float]])
         sums = torch.zeros((2, *scene["attr"].shape))
         grad_rast = torch.empty_like(scene["rast"]).numpy()
         parts = sums.numpy()
-        side_by_side(
-            lambda k: scatter(attr, tri, rast, grad, k * size // 2, (k + 1) * size // 2, parts[k], grad_rast)
-        )
+        side_by_side(lambda k: scatter(attr, tri, rast, grad, k * size // 2, (k + 1) * size // 2, parts[k], grad_rast))
         sums.sum(dim=0)
 
     run_draw(), run_scatter()
