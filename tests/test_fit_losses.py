@@ -27,8 +27,8 @@ def test_pixel_distance_inside_the_mask() -> None:
 
 def test_robust_weights_are_geman_mcclure() -> None:
     """A residual equal to the scale in every channel has weight 1/4, none has weight 1; no gradient passes."""
-    difference = torch.tensor([[0.0] * 3, [0.12] * 3]).reshape(1, 1, 2, 3).requires_grad_(True)
-    weights = losses.robust_weights(difference, 0.12)
+    difference = torch.tensor([[0.0] * 3, [0.2] * 3]).reshape(1, 1, 2, 3).requires_grad_(True)
+    weights = losses.robust_weights(difference, 0.2)
     assert weights.flatten().tolist() == pytest.approx([1.0, 0.25])
     assert not weights.requires_grad
 

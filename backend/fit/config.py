@@ -13,9 +13,9 @@ class LossWeights:
     """`L_id^`: the same for a second render under a random expression, camera and light (paper: 2)."""
     content: float = 50.0
     """`L_con`: distance of the identity network's inner activations (paper: 50)."""
-    pixel: float = 4.0
-    """`L_pix`: robust L1 inside the visible skin, encoded sRGB (paper: 1). Raised because our identity network
-    sees 150 x 150 pixels where the paper's pixel term averages over a photo that the face fills."""
+    pixel: float = 20.0
+    """`L_pix`: robust L1 inside the visible skin, encoded sRGB in [0, 1] (paper: 1, in other units). With less the
+    identity network paints the likeness in colours of its own."""
     landmark: float = 4.0
     """`L_lan`: landmark network on photo and on render, mean distance in interocular distances.
     The paper's 0.001 weighs a sum over pixel coordinates; this one is free of the photo's size."""
@@ -33,6 +33,8 @@ class LossWeights:
     `albedo x light`, see `losses.light_prior`."""
     radiance: float = 10.0
     """Penalty on negative radiance of the spherical harmonics."""
+    palette: float = 0.02
+    """Colours of eyes, teeth, tongue and lashes stay near the usual ones, mean square over 0.1."""
     camera: float = 0.02
     """Log-normal prior on the distance between camera and head."""
 

@@ -59,6 +59,7 @@ class Energy:
         self.points = torch.stack([v.points() for v in views]).to(device)
         self.units = torch.tensor([v.frame.unit for v in views], device=device)
         self.landmark_model = person.landmark_model()
+        self.usual_palette = person.default_palette().to(device)
         mesh_to_photo = torch.stack([torch.as_tensor(v.landmarks.transform, dtype=torch.float32) for v in views])
         self.mesh_transform = self._to_crop(mesh_to_photo)
         chip_to_photo = identity.chip_transform(points5(self.points[:, :468].cpu()))
@@ -157,6 +158,7 @@ class Energy:
         """The regularisers of Eq. 9."""
         return {"shape": losses.gaussian_prior(params.identity), "expression": losses.gaussian_prior(params.expression),
                 "latent": losses.gaussian_prior(params.latent), "light": losses.light_prior(params.sh, params.sun_rgb),
+                "palette": losses.gaussian_prior((params.palette - self.usual_palette) / 0.1),
                 "radiance": params.lights().nonnegative_radiance_penalty(),
                 "camera": losses.distance_prior(params.log_distance, *DISTANCE_PRIOR)}
 

@@ -20,7 +20,7 @@ def content_distance(photo: list[Tensor], render: list[Tensor]) -> Tensor:
     return total
 
 
-def robust_weights(difference: Tensor, scale: float = 0.12) -> Tensor:
+def robust_weights(difference: Tensor, scale: float = 0.2) -> Tensor:
     """Weights in (0, 1] that fall with the size of a residual, constants for the gradient (Geman-McClure).
 
     difference: (B, H, W, C), encoded sRGB. Occluders, hair and glasses differ by more than `scale` and stop pulling.
