@@ -76,10 +76,16 @@ class Launcher:
         self.band_count = CPU_BANDS if self.is_cpu else 1
         self._warp_device = wp.get_device("cpu") if self.is_cpu else wp.device_from_torch(self.device)
         self._pool = ThreadPoolExecutor(CPU_BANDS - 1) if self.is_cpu else None
+        self._loaded: set[Any] = set()
 
     def load(self, module: Any) -> None:
-        """Compile the kernels of a Python module, or read them from the cache."""
-        wp.load_module(module, device=self._warp_device)
+        """Compile the kernels of a Python module, or read them from the cache; quick when they are loaded already.
+
+        To be called before they are launched, so that two threads do not both start to compile.
+        """
+        if module not in self._loaded:
+            wp.load_module(module, device=self._warp_device)
+            self._loaded.add(module)
 
     def zeros(self, like: torch.Tensor) -> torch.Tensor:
         """One zero gradient buffer per band: (bands, *like.shape)."""

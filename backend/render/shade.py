@@ -8,6 +8,7 @@ operation on full images costs as much as this kernel.
 from __future__ import annotations
 
 import math
+import sys
 
 import torch
 import warp as wp
@@ -251,6 +252,7 @@ def shade(
     Returns:
         (B, H, W, 5): sRGB-encoded rgb (not clipped), coverage 0 or 1, skin 0 or 1; zeros outside.
     """
+    launcher.load(sys.modules[__name__])
     lobe = torch.tensor(COSINE_LOBE, device=sh.device)[:, None] / math.pi
     return _Shade.apply(rast, surface, texel, is_skin, sh * lobe, sun_direction, sun_rgb / math.pi, launcher)
 
