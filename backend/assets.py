@@ -26,7 +26,7 @@ import urllib.request
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
@@ -96,7 +96,7 @@ class Asset:
     """raised when `members` or `convert` change, so that an older installation is not taken for this one"""
     local_suffix: str | None = None
     """a single local file of this kind is accepted by `install(from_path=...)` in place of the archive"""
-    take_local: Callable[[Path, Path], None] | None = field(default=None)
+    take_local: Callable[[Path, Path], None] | None = None
     """checks such a file and copies it: `(file, folder)`"""
 
 
@@ -641,7 +641,9 @@ def _largest_file(root: Path) -> int:
     return largest
 
 
-_OFFLINE = re.compile("ConnectionError|NameResolution|Failed to establish|timed out|unreachable|getaddrinfo", re.I)
+_OFFLINE = re.compile(
+    "versions: none|ConnectionError|NameResolution|Failed to establish|timed out|unreachable|getaddrinfo", re.I
+)
 
 
 def _pip_error(package: Package, log: str) -> GanfitError:
@@ -650,14 +652,12 @@ def _pip_error(package: Package, log: str) -> GanfitError:
         return GanfitError("asset_damaged", f"The index serves another file than the pinned {package.filename}.")
     if any("No space left" in line for line in lines):
         return GanfitError("disk_full", f"No space left in {cache_dir()} for {package.filename}.")
-    offline = re.compile(
-        "NewConnectionError|NameResolutionError|Failed to establish|timed out|unreachable|getaddrinfo", re.I
-    )
-    if any(offline.search(line) for line in lines):
+    if any(_OFFLINE.search(line) for line in lines):
         return GanfitError(
             "download_failed",
-            f"{package} could not be downloaded: no connection to the package index.",
-            hint=f"Connect to the network, or give the archive with --from: {package.filename}.",
+            f"{package} could not be downloaded: the package index cannot be reached, or does not have it.",
+            hint="Connect to the network (GANFIT_INDEX_URL chooses another index), "
+            f"or give the archive with --from: {package.filename}.",
         )
     reason = next((line for line in lines if line.startswith("ERROR:")), lines[-1] if lines else "pip failed")
     return GanfitError("download_failed", f"{package} could not be downloaded: {reason.removeprefix('ERROR: ')}")

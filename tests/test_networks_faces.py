@@ -111,9 +111,9 @@ def test_a_face_cut_by_the_border_is_found(photo: np.ndarray, detector: FaceDete
 def test_a_large_photo_gives_the_same_landmarks(
     photo: np.ndarray, upright: FaceLandmarks, detector: FaceDetector, mesh: FaceMesh
 ) -> None:
-    large = np.asarray(Image.fromarray(photo).resize((4096, 4096), Image.Resampling.BICUBIC))
+    large = np.asarray(Image.fromarray(photo).resize((3072, 3072), Image.Resampling.BICUBIC))
     found = mesh.landmarks(large, detector.detect(large)[0])
-    assert np.linalg.norm(found.points / 8 - upright.points, axis=1).mean() < 0.03 * eye_distance(upright)
+    assert np.linalg.norm(found.points / 6 - upright.points, axis=1).mean() < 0.03 * eye_distance(upright)
 
 
 def test_two_faces_come_largest_first(photo: np.ndarray, detector: FaceDetector) -> None:
@@ -134,6 +134,6 @@ def test_no_face_is_no_face(detector: FaceDetector) -> None:
 
 
 def test_every_portrait_holds_one_face(shared: Path, detector: FaceDetector) -> None:
-    files = sorted((shared / "data" / "portraits").glob("*.jpg"))[::60]
+    files = sorted((shared / "data" / "portraits").glob("*.jpg"))[::120]
     counts = [len(detector.detect(np.asarray(Image.open(file).convert("RGB")))) for file in files]
     assert counts == [1] * len(files)

@@ -134,7 +134,7 @@ def test_facenet_equals_facenet_pytorch_under_seeded_weights() -> None:
 
     shapes = {name: tuple(value.shape) for name, value in _InceptionResnet().state_dict().items()}
     weights = {name: torch.from_numpy(value) for name, value in seeded_weights(shapes, 1).items()}
-    embedding, activations = FacenetIdentity(weights)(torch.from_numpy(seeded_image((2, 3, 160, 160))))
+    embedding, activations = FacenetIdentity(weights)(torch.from_numpy(seeded_image((1, 3, 160, 160))))
     assert np.abs(embedding.numpy() - golden("facenet")["embedding"]).max() < 1e-5
     assert [value.shape[1] for value in activations] == [256, 896, 1792]
 
@@ -144,10 +144,10 @@ def test_fan_equals_face_alignment_under_seeded_weights() -> None:
     shapes = {name: tuple(value.shape) for name, value in network.state_dict().items()}
     network.load_state_dict({name: torch.from_numpy(value) for name, value in seeded_weights(shapes, 2).items()})
     with torch.no_grad():
-        heatmaps = network(torch.from_numpy(seeded_image((1, 3, 256, 256))))
+        heatmaps = network(torch.from_numpy(seeded_image((1, 3, 128, 128))))
     expected = golden("fan")
     scale = np.abs(expected["heatmaps"]).max()
-    assert np.abs(heatmaps[:, ::4, ::8, ::8].numpy() - expected["heatmaps"]).max() < 1e-4 * scale
+    assert np.abs(heatmaps[:, ::4, ::4, ::4].numpy() - expected["heatmaps"]).max() < 1e-4 * scale
     assert np.abs(heatmaps.mean((2, 3)).numpy() - expected["mean"]).max() < 1e-4 * scale
 
 
