@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from backend.head.teeth import HELPERS, affine_motion, tooth_row
 PARTS = ("skin", "eye_left", "eye_right", "teeth", "tongue", "lashes")
 PALETTE_NAMES = ("sclera", "limbus", "iris", "pupil", "teeth", "gums", "tongue", "lashes")
 """Colours of what is not skin."""
+TONGUE_SCALE = (0.85, 0.68, 0.95)
+TONGUE_BACK = 0.004
 SMALLEST_LID_MOTION = 1e-5
 """Face units that move a lid by less than this (metres) leave its lashes alone."""
 MEAN_INTERPUPILLARY = 0.063
@@ -118,9 +121,16 @@ def _build_parts(base: makehuman.BaseMesh, verts: np.ndarray, identity: np.ndarr
     parts = [_copied_part("skin", base, makehuman.head_faces(base), verts, identity, expression)]
     parts += [_eye(base, side, verts, identity, expression_names) for side in ("Left", "Right")]
     parts.append(_teeth(base, verts, identity, expression))
-    parts.append(_copied_part("tongue", base, base.group == "helper-tongue", verts, identity, expression))
+    parts.append(_lowered(_copied_part("tongue", base, base.group == "helper-tongue", verts, identity, expression)))
     parts.append(_lashes(base, verts, identity, expression))
     return parts
+
+
+def _lowered(tongue: Part) -> Part:
+    """MakeHuman's tongue fills the mouth: make it flatter and narrower and lay it between the lower teeth."""
+    low, front = tongue.verts.min(0)[1], tongue.verts.max(0)[2]
+    verts = (tongue.verts - [0, low, front]) * TONGUE_SCALE + [0, low, front - TONGUE_BACK]
+    return dataclasses.replace(tongue, verts=verts)
 
 
 def _teeth(base: makehuman.BaseMesh, verts: np.ndarray, identity: np.ndarray, expression: np.ndarray) -> Part:

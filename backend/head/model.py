@@ -18,10 +18,12 @@ from torch import Tensor
 from backend.errors import GanfitError
 from backend.head import makehuman
 from backend.head.cage import PALETTE_NAMES, PARTS, Cage, build_cage
+from backend.head.landmarks import load_landmarks
+from backend.head.lips import close_lips, lip_edges
 from backend.head.occlusion import load_occlusion
 from backend.head.regions import region_masks
 from backend.head.stat import load_identity_basis
-from backend.head.subdivision import Subdivision, subdivide
+from backend.head.subdivision import subdivide
 from backend.head.uv_layout import layout_id, load_layout
 from backend.paths import cache_dir
 
@@ -164,7 +166,9 @@ def build_arrays(basis: str) -> dict[str, np.ndarray]:
     fine = subdivide(cage.quads, len(cage.verts))
     uv = skin_uv(cage)
     mean, modes = load_identity_basis(basis, cage)
+    mean = _closed_mouth(cage, mean)
     masks = region_masks(cage)
+    marks = load_landmarks(cage)
     matrix = fine.smooth
     matrix.sort_indices()
     arrays = {
@@ -179,18 +183,18 @@ def build_arrays(basis: str) -> dict[str, np.ndarray]:
         "palette_names": np.array(PALETTE_NAMES), "layout_id": np.array(load_layout()[2]), "basis": np.array(basis),
     }
     for which in ("68", "468"):
-        tri, weight, sigma = _landmarks(cage, fine, which)
+        tri, weight, sigma = marks.level1(which, fine)
         arrays |= {f"tri{which}": tri, f"weight{which}": weight, f"sigma{which}": sigma}
     return {k: v.astype(np.float32) if v.dtype == np.float64 else v for k, v in arrays.items()}
 
 
-def _landmarks(cage: Cage, fine: Subdivision, which: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    try:
-        from backend.head.landmarks import load_landmarks
-    except ImportError:
-        count = int(which)
-        return np.full(count, -1), np.zeros((count, 3)), np.ones(count)
-    return load_landmarks(cage).level1(which, fine)
+def _closed_mouth(cage: Cage, mean: np.ndarray) -> np.ndarray:
+    quads = cage.quads[cage.part == PARTS.index("skin")]
+    count = int(quads.max()) + 1
+    skin = mean[:count].astype(np.float64)
+    jaw_open = cage.expression[cage.expression_names.index("jawOpen"), :count]
+    edges = lip_edges(quads, cage.makehuman_index[:count], cage.verts)
+    return np.concatenate([close_lips(skin, subdivide(quads, count).smooth, edges, jaw_open), mean[count:]])
 
 
 def skin_uv(cage: Cage) -> np.ndarray:

@@ -8,14 +8,25 @@ from pathlib import Path
 import numpy as np
 
 OCCLUSION_FILE = Path(__file__).with_name("occlusion.npz")
+OPEN_MOUTH = {"jawOpen": 0.45, "mouthUpperUpLeft": 0.4, "mouthUpperUpRight": 0.4, "mouthSmileLeft": 0.3,
+              "mouthSmileRight": 0.3, "mouthLowerDownLeft": 0.3, "mouthLowerDownRight": 0.3}
+"""The pose in which teeth, tongue and the mouth's lining are lit: what is seen of them is seen in an open mouth."""
+
+INTERREFLECTION = 0.6
+"""Exponent that brightens teeth and tongue, which light each other."""
 
 
 def load_occlusion(count: int) -> np.ndarray:
-    """The stored ambient occlusion (V1,) of the mean head at level 1, in [0, 1]."""
+    """The stored ambient occlusion (V1,) of the mean head at level 1, in [0, 1].
+
+    Raises: ValueError if it was computed for another number of vertices.
+    """
+    if not OCCLUSION_FILE.exists():  # while it is being computed
+        return np.ones(count, np.float32)
     with np.load(OCCLUSION_FILE, allow_pickle=False) as data:
         stored = data["occlusion"].astype(np.float32) / 255
     if len(stored) != count:
-        return np.ones(count, np.float32)
+        raise ValueError(f"{OCCLUSION_FILE.name} is for {len(stored)} vertices, not {count}: run this module anew")
     return stored
 
 
@@ -89,3 +100,39 @@ def ambient_occlusion(verts: np.ndarray, tri: np.ndarray, occluders: np.ndarray,
             sky += facing
             open_sky += facing * (sign * height_here + bias > top[at])
     return np.clip(open_sky / np.maximum(sky, 1e-9), 0, 1)
+
+
+def main() -> None:
+    """Compute the occlusion of the mean head and write `occlusion.npz`."""
+    import torch
+    from scipy.spatial import cKDTree
+
+    from backend.head.cage import PARTS, build_cage
+    from backend.head.model import load_head
+
+    OCCLUSION_FILE.unlink(missing_ok=True)
+    head = load_head()
+    expression = torch.zeros(2, 52)
+    for name, weight in OPEN_MOUTH.items():
+        expression[1, head.expression_names.index(name)] = weight
+    verts1 = head.subdivide(head.cage(torch.zeros(2, 1), expression)).numpy()
+    tri, part = head.tri1.numpy(), head.tri1_part.numpy()
+    occluders = part != PARTS.index("lashes")
+    closed, opened = (ambient_occlusion(v, tri, occluders) for v in verts1)
+    inner = head.subdivide(head.regions["mouth_bag"][None, :, None])[0, :, 0].numpy()
+    bright = np.zeros(len(inner), bool)
+    bright[tri[np.isin(part, [PARTS.index("teeth"), PARTS.index("tongue")])]] = True
+    inner[bright] = 1
+    opened[bright] **= INTERREFLECTION
+    value = closed + inner * (opened - closed)
+    value[tri[~occluders]] = 1
+
+    symmetric = head.subdivide(torch.tensor(build_cage().verts, dtype=torch.float32)[None])[0].numpy()
+    _, mirror = cKDTree(symmetric).query(symmetric * [-1, 1, 1])
+    value = np.round(255 * np.clip((value + value[mirror]) / 2, 0, 1)).astype(np.uint8)
+    np.savez_compressed(OCCLUSION_FILE, occlusion=value)
+    print(f"{OCCLUSION_FILE}: {len(value)} vertices, mean {value.mean() / 255:.3f}")
+
+
+if __name__ == "__main__":
+    main()
