@@ -104,12 +104,13 @@ def low_rank_images(count: int, rank: int, size: int = 128) -> torch.Tensor:
 
 def test_codes_are_white_and_rebuild_the_maps() -> None:
     images = low_rank_images(60, 5)
-    code = fit_code(images, torch.ones(1, 1, 128, 128), latent=8, base=32)
+    code, latents = fit_code(images, torch.ones(1, 1, 128, 128), latent=8, base=32)
     maps = as_maps(images)
     z = code.encode(maps)
+    assert torch.allclose(z[:, :5], latents[:, :5], atol=0.02)
     assert torch.allclose(z[:, :5].T @ z[:, :5] / 60, torch.eye(5), atol=0.02)
     assert (code.decode(z) - maps).abs().mean() < 0.01
-    assert features(maps[:1], torch.ones(1, 1, 128, 128), 32).shape == (1, 3 * (32**2 + 64**2 + 128**2))
+    assert features(maps[:1], torch.ones(1, 1, 128, 128), 32).shape == (1, 3 * (32**2 + 64**2) + 128**2)
 
 
 def test_the_loss_of_a_constant_shift_is_known() -> None:
@@ -124,7 +125,7 @@ def test_a_killed_training_continues_as_if_nothing_had_happened(tmp_path) -> Non
     spec = GeneratorSpec(latent=8, channels=(4, 4, 4, 4, 4, 4), linear_bands=(2, 2), place_maps=(1, 0))
     options = TrainOptions(spec=spec, stages=(Stage(64, 2, 2), Stage(128, 2, 2, adversarial=0.1)))
     data = MapSet([tmp_path / "maps.npy"])
-    data.encode(fit_code(torch.from_numpy(images), torch.ones(1, 1, 128, 128), 8, 32))
+    data.encode(fit_code(torch.from_numpy(images), torch.ones(1, 1, 128, 128), 8, 32)[0])
     weight, places = torch.ones(1, 1, 128, 128), torch.tensor([[0.0, 0.0], [1.0, 1.0]])
 
     def run(training: Training, steps: int) -> Training:

@@ -39,10 +39,12 @@ def logit_band(maps: Tensor, resolution: int) -> Tensor:
 
 
 def features(maps: Tensor, weight: Tensor, base: int) -> Tensor:
-    """Weighted base and bands (B, F) in logit space; equal texels of area count equally at every resolution."""
+    """Weighted base and bands (B, F) in logit space; equal areas count equally at every resolution, the last is grey."""
     parts = [to_logit(shrink(maps, base)) * shrink(weight, base) * (FEATURE_RESOLUTION / base) * BAND_GAIN[0]]
-    for gain, level in zip(BAND_GAIN[1:], (FEATURE_RESOLUTION // 2, FEATURE_RESOLUTION), strict=True):
-        parts.append(logit_band(maps, level) * shrink(weight, level) * (FEATURE_RESOLUTION / level) * gain)
+    half = FEATURE_RESOLUTION // 2
+    parts.append(logit_band(maps, half) * shrink(weight, half) * 2 * BAND_GAIN[1])
+    grey = logit_band(maps, FEATURE_RESOLUTION).mean(1, keepdim=True) * 3**0.5
+    parts.append(grey * shrink(weight, FEATURE_RESOLUTION) * BAND_GAIN[2])
     return torch.cat([p.flatten(1) for p in parts], 1)
 
 
@@ -67,14 +69,14 @@ class LinearCode:
     def decode(self, z: Tensor) -> Tensor:
         """Maps (B, 3, 128, 128) of the linear model alone: what a principal component analysis reconstructs."""
         flat = z * self.sigma @ self.directions + self.mean
-        sizes = (self.base, FEATURE_RESOLUTION // 2, FEATURE_RESOLUTION)
+        sizes = ((3, self.base), (3, FEATURE_RESOLUTION // 2), (1, FEATURE_RESOLUTION))
         logits: Tensor | None = None
         start = 0
-        for gain, size in zip(BAND_GAIN, sizes, strict=True):
-            part = flat[:, start:start + 3 * size * size].view(-1, 3, size, size)
-            part = part / (shrink(self.weight, size) * (FEATURE_RESOLUTION / size) * gain)
+        for gain, (channels, size) in zip(BAND_GAIN, sizes, strict=True):
+            part = flat[:, start:start + channels * size * size].view(-1, channels, size, size)
+            part = part / (shrink(self.weight, size) * (FEATURE_RESOLUTION / size) * gain * (3 / channels) ** 0.5)
             logits = part if logits is None else upsample(logits) + part
-            start += 3 * size * size
+            start += channels * size * size
         return torch.sigmoid(logits)
 
     def save(self, path: Path) -> None:
@@ -90,8 +92,8 @@ class LinearCode:
             return cls(base=int(file.metadata()["base"]), **tensors)
 
 
-def fit_code(images: Tensor, weight: Tensor, latent: int, base: int, batch: int = 64) -> LinearCode:
-    """Principal components of images, uint8 (N, R, R, 3), with N > latent; `weight` (1, 1, R', R') > 0."""
+def fit_code(images: Tensor, weight: Tensor, latent: int, base: int, batch: int = 64) -> tuple[LinearCode, Tensor]:
+    """Principal components of images, uint8 (N, R, R, 3), N > latent, and their latents; `weight` (1, 1, R', R') > 0."""
     weight = shrink(weight, FEATURE_RESOLUTION)
     rows = torch.cat([features(as_maps(part), weight, base) for part in images.split(batch)])
     mean = rows.mean(0)
@@ -99,29 +101,26 @@ def fit_code(images: Tensor, weight: Tensor, latent: int, base: int, batch: int 
     values, vectors = torch.linalg.eigh(rows @ rows.T)
     values, vectors = values.flip(0)[:latent].clamp_min(1e-8), vectors.flip(1)[:, :latent]
     directions = (vectors.T @ rows) / values.sqrt()[:, None]
-    return LinearCode(mean, directions, (values / len(rows)).sqrt(), weight, base)
+    return LinearCode(mean, directions, (values / len(rows)).sqrt(), weight, base), vectors * len(rows) ** 0.5
 
 
 @torch.no_grad()
-def initialise(generator: Generator, code: LinearCode, images: Tensor, resolutions: Sequence[int],
+def initialise(generator: Generator, latents: Tensor, images: Tensor, resolutions: Sequence[int],
                leading: int = 64, batch: int = 32) -> None:
     """Set the linear base or bands of `resolutions` by regression of the images on their first `leading` latents."""
-    latents, sums = [], {}
+    sums = {}
     base = generator.spec.base_resolution
-    for part in images.split(batch):
+    for part, z in zip(images.split(batch), latents.split(batch), strict=True):
         maps = as_maps(part)
-        z = code.encode(maps)
-        latents.append(z)
         for r in resolutions:
             values = (to_logit(shrink(maps, base)) if r == base else logit_band(maps, r)).flatten(1)
             used = z if r == base else z[:, :leading]
             total, moment = sums.get(r, (0, 0))
             sums[r] = (total + values.sum(0), moment + used.T @ values)
-    z = torch.cat(latents)
-    count = len(z)
+    count = len(latents)
     for r, (total, moment) in sums.items():
         mean = total / count
-        used = z if r == base else z[:, :leading]
+        used = latents if r == base else latents[:, :leading]
         centred = used - used.mean(0)
         slope = torch.linalg.solve(centred.T @ centred / count + 0.02 * torch.eye(used.shape[1]),
                                    moment / count - used.mean(0)[:, None] * mean)

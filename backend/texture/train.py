@@ -236,7 +236,8 @@ def train(options: TrainOptions, report=print) -> Path:  # noqa: ANN001
     else:
         code = start_from_linear(training, sets, weight, code_path, report)
     for data in sets.values():
-        data.encode(code)
+        if len(data.latents) == 0:
+            data.encode(code)
     _loop(training, sets, weight, snapshot, report)
     return options.out
 
@@ -247,10 +248,12 @@ def start_from_linear(training: Training, sets: dict[int, MapSet], weight: Tenso
     spec = training.options.spec
     small, large = sets[256], sets[512]
     images = small.images(range(len(small)))
-    code = fit_code(images, weight.clamp_min(0.05), spec.latent, spec.base_resolution)
+    code, small.latents = fit_code(images, weight.clamp_min(0.05), spec.latent, spec.base_resolution)
     code.save(code_path)
-    initialise(training.generator, code, images, (spec.base_resolution, *spec.detail_resolutions[:-1]), leading=96)
-    initialise(training.generator, code, large.images(range(min(len(large), 400))), spec.detail_resolutions[-1:], leading=8)
+    below = (spec.base_resolution, *spec.detail_resolutions[:-1])
+    initialise(training.generator, small.latents, images, below, leading=96)
+    some = large.images(range(min(len(large), 400)))
+    initialise(training.generator, code.encode(as_maps(some)), some, spec.detail_resolutions[-1:], leading=8)
     training.average.load_state_dict(training.generator.state_dict())
     report(f"linear code of {len(images)} maps; sigma {code.sigma[0]:.1f} to {code.sigma[-1]:.3f}")
     return code
