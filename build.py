@@ -11,6 +11,7 @@ import os
 import platform
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -622,4 +623,5 @@ def main(arguments: list[str] | None = None) -> int:
 if __name__ == "__main__":
     if sys.version_info < (3, 11):  # noqa: UP036 (a person may start it with any Python)
         sys.exit(f"error: this needs Python 3.11 or newer; this is {platform.python_version()}.")
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # ends what it has started, too
     sys.exit(main())

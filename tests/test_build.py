@@ -219,3 +219,24 @@ def test_the_backend_in_the_zip_runs_by_itself(extension_zip, tmp_path):
 
 def test_the_sample_photo_is_the_pinned_one(astronaut):
     assert build.hashlib.sha256(astronaut.read_bytes()).hexdigest() == build.SAMPLE_SHA256
+
+
+def test_a_termination_takes_the_started_program_along(tmp_path):
+    """SIGTERM to build.py must not leave its children running."""
+    if sys.platform == "win32":
+        pytest.skip("signals are POSIX")
+    child = f"import pathlib, time; pathlib.Path({str(tmp_path / 'up')!r}).touch(); time.sleep(3); " + (
+        f"pathlib.Path({str(tmp_path / 'late')!r}).touch()"
+    )
+    code = (
+        "import signal, sys, build; signal.signal(signal.SIGTERM, lambda n, f: sys.exit(128 + n));"
+        f"build.attached('x', [sys.executable, '-c', {child!r}], {{}})"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=build.ROOT, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 20
+    while not (tmp_path / "up").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.terminate()
+    assert process.wait(10) == 143
+    time.sleep(4)
+    assert not (tmp_path / "late").exists()

@@ -25,8 +25,8 @@ LIVE_SECONDS, QUIET_SECONDS = 2.0, 10.0  # how often a terminal and a pipe see t
 
 
 @contextmanager
-def step(name: str):
-    """Says what goes on, that it still does, and how long it took."""
+def step(name: str, silent: bool = True):
+    """Says what goes on, that it still does when the step itself is silent, and how long it took."""
     done, start, live = threading.Event(), time.monotonic(), sys.stderr.isatty()
 
     def tick() -> None:
@@ -37,12 +37,12 @@ def step(name: str):
 
     print(f"{name} ...", flush=True)
     ticker = threading.Thread(target=tick, daemon=True)
-    ticker.start()
+    if silent:
+        ticker.start()
     try:
         yield
     finally:
         done.set()
-        ticker.join()
     end = "\r" if live else ""
     print(f"{end}{name}: {time.monotonic() - start:.1f} s", flush=True)
 
@@ -73,7 +73,7 @@ def main(job: dict) -> None:
     with step("Installing the extension"), quiet_stdout():
         install(job["zip"])
     try:
-        with step("Reconstructing"):
+        with step("Reconstructing", silent=False):  # the operator prints its progress
             reconstruct(job)
     except RuntimeError as error:  # an operator's error report
         sys.exit(str(error).strip().removeprefix("Error: "))
