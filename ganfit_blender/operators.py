@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import bpy
+import gpu
 from bpy.props import BoolProperty, CollectionProperty, IntProperty, StringProperty
 
 from . import preferences, preview, protocol, session
@@ -399,7 +400,11 @@ def look_through_camera(context: bpy.types.Context, on: bool) -> None:
     if space is None:
         return
     space.region_3d.view_perspective = "CAMERA" if on else "PERSP"
-    if on and space.shading.type in {"WIREFRAME", "SOLID"}:
+    if not on or space.shading.type not in {"WIREFRAME", "SOLID"}:
+        return
+    if not bpy.app.background and gpu.platform.device_type_get() == "SOFTWARE":  # EEVEE's shaders would take minutes
+        space.shading.type, space.shading.color_type = "SOLID", "TEXTURE"
+    else:
         space.shading.type = "MATERIAL"
         space.shading.use_scene_lights = space.shading.use_scene_world = True
 

@@ -28,7 +28,8 @@ class GANFIT_PT_main(bpy.types.Panel):
         """Photos, settings, the big button; while a job runs, its progress."""
         layout, state = self.layout, session.current()
         running = state.status is not None
-        if not preferences.is_set_up() and not running:
+        ready = preferences.is_set_up()
+        if not ready and not running:
             draw_setup(layout, context)
         column = layout.column()
         column.enabled = not running
@@ -39,9 +40,9 @@ class GANFIT_PT_main(bpy.types.Panel):
         else:
             row = layout.row()
             row.scale_y = 1.6
-            row.enabled = preferences.is_set_up()
+            row.enabled = ready
             row.operator(operators.GANFIT_OT_reconstruct.bl_idname, icon="USER")
-        if state.error is not None:
+        if state.error is not None and (ready or state.error.code != "environment_missing"):
             draw_error(layout, context, state.error)
         elif state.message:
             draw_message(layout, context, state.message)

@@ -20,7 +20,7 @@ from backend.errors import GanfitError
 
 SCRIPTS = Path(__file__).parent / "blender_scripts"
 sys.path.insert(0, str(SCRIPTS))
-SAMPLES = 48
+SAMPLES = 24
 
 
 def run_blender(python: Path, script: str, job: dict, profile: Path, **environment: str) -> str:
