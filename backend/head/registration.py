@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Registers our head to another surface: similarity and basis coefficients by point-to-plane ICP, then a smooth free form.
+"""Registers our head to another surface: similarity and basis coefficients by point-to-plane ICP, then a smooth free
+form.
 
-The statistical part follows Amberg et al., "Expression Invariant 3D Face Recognition with a Morphable Model" (2008); the free
-form is a linearised variant of "Optimal Step Nonrigid ICP" (Amberg et al., CVPR 2007) with a bi-Laplacian on the displacement.
-All lengths are metres, all arrays float64 numpy; the surface that is compared is the subdivided one (`evaluate @ cage`).
+The statistical part follows Amberg et al., "Expression Invariant 3D Face Recognition with a Morphable Model" (2008);
+the free form is a linearised variant of "Optimal Step Nonrigid ICP" (Amberg et al., CVPR 2007) with a bi-Laplacian
+on the displacement. All lengths are metres, all arrays float64 numpy; the surface that is compared is the subdivided
+one (`evaluate @ cage`).
 """
+
 from __future__ import annotations
 
 from dataclasses import dataclass, field
@@ -20,7 +23,7 @@ if TYPE_CHECKING:
     from backend.head.model import HeadModel
 
 
-# ---------------------------------------------------------------------------------------------------------------- geometry
+# ----------------------------------------------------------------------------------------------------------- geometry
 def quads_to_triangles(quads: np.ndarray) -> np.ndarray:
     """Triangles (T, 3) of quads (Q, 4); a triangle stored as a quad repeats its last index and gives one triangle."""
     tri = np.concatenate([quads[:, [0, 1, 2]], quads[:, [0, 2, 3]]])
@@ -30,7 +33,9 @@ def quads_to_triangles(quads: np.ndarray) -> np.ndarray:
 def vertex_normals(verts: np.ndarray, tris: np.ndarray) -> np.ndarray:
     """Unit area-weighted vertex normals (V, 3)."""
     face = np.cross(verts[tris[:, 1]] - verts[tris[:, 0]], verts[tris[:, 2]] - verts[tris[:, 0]])
-    corners = sp.csr_matrix((np.ones(tris.size), (tris.ravel(), np.repeat(np.arange(len(tris)), 3))), (len(verts), len(tris)))
+    corners = sp.csr_matrix(
+        (np.ones(tris.size), (tris.ravel(), np.repeat(np.arange(len(tris)), 3))), (len(verts), len(tris))
+    )
     normals = corners @ face
     return normals / np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-20)
 
@@ -45,8 +50,9 @@ def boundary_vertices(tris: np.ndarray, count: int) -> np.ndarray:
     return mask
 
 
-def similarity(a: np.ndarray, b: np.ndarray, weights: np.ndarray | None = None, scale: bool = True
-               ) -> tuple[float, np.ndarray, np.ndarray]:
+def similarity(
+    a: np.ndarray, b: np.ndarray, weights: np.ndarray | None = None, scale: bool = True
+) -> tuple[float, np.ndarray, np.ndarray]:
     """Weighted least-squares (s, R, t) with s * a @ R.T + t ~ b (Umeyama 1991); a, b: (N, 3)."""
     w = np.ones(len(a)) if weights is None else np.asarray(weights, float)
     w = w / w.sum()
@@ -73,7 +79,11 @@ def closest_on_triangles(points: np.ndarray, a: np.ndarray, b: np.ndarray, c: np
     v, w = np.where(edge, 0, v), np.where(edge, d2 / safe(d2 - d6), w)
     edge = (vc <= 0) & (d1 >= 0) & (d3 <= 0)
     v, w = np.where(edge, d1 / safe(d1 - d3), v), np.where(edge, 0, w)
-    for corner, (x, y) in (((d6 >= 0) & (d5 <= d6), (0, 1)), ((d3 >= 0) & (d4 <= d3), (1, 0)), ((d1 <= 0) & (d2 <= 0), (0, 0))):
+    for corner, (x, y) in (
+        ((d6 >= 0) & (d5 <= d6), (0, 1)),
+        ((d3 >= 0) & (d4 <= d3), (1, 0)),
+        ((d1 <= 0) & (d2 <= 0), (0, 0)),
+    ):
         v, w = np.where(corner, x, v), np.where(corner, y, w)
     return np.stack([1 - v - w, v, w], -1)
 
@@ -81,12 +91,13 @@ def closest_on_triangles(points: np.ndarray, a: np.ndarray, b: np.ndarray, c: np
 class SurfaceIndex:
     """Closest points, normals and boundary flags of a triangle surface.
 
-    Candidates are the triangles at the `k` nearest sample points (every triangle holds its centroid, long ones more), so an
-    answer is exact up to badly shaped neighbours; that is what an ICP needs.
+    Candidates are the triangles at the `k` nearest sample points (every triangle holds its centroid, long ones
+    more), so an answer is exact up to badly shaped neighbours; that is what an ICP needs.
     """
 
-    def __init__(self, verts: np.ndarray, tris: np.ndarray, max_edge: float = 0.006,
-                 boundary: np.ndarray | None = None) -> None:
+    def __init__(
+        self, verts: np.ndarray, tris: np.ndarray, max_edge: float = 0.006, boundary: np.ndarray | None = None
+    ) -> None:
         self.verts, self.tris = np.asarray(verts, float), np.asarray(tris)
         corners = self.verts[self.tris]
         self.face_normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
@@ -131,15 +142,17 @@ class SurfaceIndex:
         return n / np.maximum(np.linalg.norm(n, axis=1, keepdims=True), 1e-20)
 
 
-# -------------------------------------------------------------------------------------------------------------- the template
+# ------------------------------------------------------------------------------------------------------- the template
 @dataclass
 class Template:
     """What is registered: a head as a linear model over cage vertices, and the surface that is compared.
 
-    mean: (V0, 3) metres. modes: (K, V0, 3) metres per sigma (K may be 0). evaluate: sparse (V1, V0), subdivision. tris: (T, 3)
-    triangles of the evaluated surface to compare (skin that can be seen from outside). weights: (V1,) >= 0, trust in each
-    evaluated vertex. smoothness: sparse (R, V0) operator whose square penalises the free form (see `smoothness`).
+    mean: (V0, 3) metres. modes: (K, V0, 3) metres per sigma (K may be 0). evaluate: sparse (V1, V0), subdivision.
+    tris: (T, 3) triangles of the evaluated surface to compare (skin that can be seen from outside). weights: (V1,)
+    >= 0, trust in each evaluated vertex. smoothness: sparse (R, V0) operator whose square penalises the free form
+    (see `smoothness`).
     """
+
     mean: np.ndarray
     modes: np.ndarray
     evaluate: sp.csr_matrix
@@ -164,9 +177,10 @@ class Template:
 class Registration:
     """Result of `register`: cage in the template's and in the target's frame, the transform between them, residuals.
 
-    target = scale * template @ rotation.T + translation. `distance` (V1,): unsigned distance of the evaluated vertices to the
-    target surface, metres in the target's frame, NaN where a vertex was not compared.
+    target = scale * template @ rotation.T + translation. `distance` (V1,): unsigned distance of the evaluated
+    vertices to the target surface, metres in the target's frame, NaN where a vertex was not compared.
     """
+
     cage: np.ndarray
     coefficients: np.ndarray
     scale: float
@@ -188,7 +202,8 @@ def smoothness(quads: np.ndarray, outer: np.ndarray, membrane: float = 0.5) -> s
     """Operator (R, V) whose square penalises a displacement field of the cage.
 
     On the outer skin (mask (V,)): the uniform graph Laplacian, so that the field bends little. Inside (mouth, sockets,
-    nostrils, which no scan shows): differences along edges, so that the inside moves with its rim and does not swing out.
+    nostrils, which no scan shows): differences along edges, so that the inside moves with its rim and does not swing
+    out.
     """
     count = len(outer)
     edges = np.concatenate([quads[:, [0, 1]], quads[:, [1, 2]], quads[:, [2, 3]], quads[:, [3, 0]]])
@@ -203,10 +218,11 @@ def smoothness(quads: np.ndarray, outer: np.ndarray, membrane: float = 0.5) -> s
     return sp.vstack([sp.diags(outer.astype(float)) @ bend, stretch]).tocsr()
 
 
-# ------------------------------------------------------------------------------------------------------------ correspondences
+# ---------------------------------------------------------------------------------------------------- correspondences
 @dataclass
 class _Matches:
     """Linear constraints `normal . (rows @ surface - point) = 0` with weights, in the template's frame."""
+
     rows: sp.csr_matrix
     points: np.ndarray
     normals: np.ndarray
@@ -216,6 +232,7 @@ class _Matches:
 @dataclass
 class _Target:
     """The target surface in its own frame, and the similarity that takes the template there."""
+
     index: SurfaceIndex
     scale: float
     rotation: np.ndarray
@@ -265,26 +282,47 @@ def _backward(template: Template, surface: np.ndarray, target: _Target, ids: np.
     return _Matches(rows, points, normals, weights)
 
 
-def _matches(template: Template, surface: np.ndarray, target: _Target, scale: float, both: bool,
-             forward: np.ndarray, backward: np.ndarray) -> _Matches:
+def _matches(
+    template: Template,
+    surface: np.ndarray,
+    target: _Target,
+    scale: float,
+    both: bool,
+    forward: np.ndarray,
+    backward: np.ndarray,
+) -> _Matches:
     """Forward and, if asked, backward matches stacked; the backward ones count for half."""
     one = _forward(template, surface, target, forward, scale)
     if not both:
         return one
     two = _backward(template, surface, target, backward, scale)
-    return _Matches(sp.vstack([one.rows, two.rows]).tocsr(), np.concatenate([one.points, two.points]),
-                    np.concatenate([one.normals, two.normals]), np.concatenate([one.weights, 0.5 * two.weights]))
+    return _Matches(
+        sp.vstack([one.rows, two.rows]).tocsr(),
+        np.concatenate([one.points, two.points]),
+        np.concatenate([one.normals, two.normals]),
+        np.concatenate([one.weights, 0.5 * two.weights]),
+    )
 
 
-# ------------------------------------------------------------------------------------------------------------------- solving
-def _statistical_step(template: Template, match: _Matches, surface: np.ndarray, coefficients: np.ndarray, ridge: float,
-                      landmarks: tuple[sp.csr_matrix, np.ndarray, float] | None, free_scale: bool
-                      ) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
-    """One Gauss-Newton step: new coefficients and the motion (rotation vector, translation, log scale) of the target."""
+# ------------------------------------------------------------------------------------------------------------ solving
+def _statistical_step(
+    template: Template,
+    match: _Matches,
+    surface: np.ndarray,
+    coefficients: np.ndarray,
+    ridge: float,
+    landmarks: tuple[sp.csr_matrix, np.ndarray, float] | None,
+    free_scale: bool,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
+    """One Gauss-Newton step: new coefficients and the motion (rotation vector, translation, log scale) of the
+    target."""
     count = len(coefficients)
     rows, points, normals, weights = match.rows, match.points, match.normals, match.weights
-    jacobian = np.einsum("nd,ndk->nk", normals, (rows @ template.evaluated_modes.reshape(len(surface), -1)
-                                                ).reshape(len(points), 3, count))
+    jacobian = np.einsum(
+        "nd,ndk->nk",
+        normals,
+        (rows @ template.evaluated_modes.reshape(len(surface), -1)).reshape(len(points), 3, count),
+    )
     residual = np.einsum("nd,nd->n", rows @ surface - points, normals)
     rigid = -np.concatenate([np.cross(points, normals), normals, np.einsum("nd,nd->n", points, normals)[:, None]], 1)
     full = np.concatenate([jacobian, rigid], 1)
@@ -301,11 +339,18 @@ def _statistical_step(template: Template, match: _Matches, surface: np.ndarray, 
     if not free_scale:
         prior[-1] = 1e6
     step = -np.linalg.solve(hessian + np.diag(prior), gradient + prior * np.r_[coefficients, np.zeros(7)])
-    return coefficients + step[:count], step[count:count + 3], step[count + 3:count + 6], float(step[-1])
+    return coefficients + step[:count], step[count : count + 3], step[count + 3 : count + 6], float(step[-1])
 
 
-def _free_form_step(template: Template, match: _Matches, cage: np.ndarray, base: np.ndarray, stiffness: float,
-                    landmarks: tuple[sp.csr_matrix, np.ndarray, float] | None, point_weight: float) -> np.ndarray:
+def _free_form_step(
+    template: Template,
+    match: _Matches,
+    cage: np.ndarray,
+    base: np.ndarray,
+    stiffness: float,
+    landmarks: tuple[sp.csr_matrix, np.ndarray, float] | None,
+    point_weight: float,
+) -> np.ndarray:
     """New cage: `base` plus the smoothest displacement that meets the matches (sparse normal equations over x, y, z).
 
     The residual across the normal counts with `point_weight` (some is needed to keep the triangulation from drifting).
@@ -316,8 +361,9 @@ def _free_form_step(template: Template, match: _Matches, cage: np.ndarray, base:
     blocks = [[None] * 3 for _ in range(3)]
     right = np.zeros((3, count))
     smooth = stiffness * (template.smoothness.T @ template.smoothness)
-    metric = (np.einsum("ni,nj->nij", match.normals, match.normals) * (1 - point_weight)
-              + point_weight * np.eye(3)) * match.weights[:, None, None]
+    metric = (
+        np.einsum("ni,nj->nij", match.normals, match.normals) * (1 - point_weight) + point_weight * np.eye(3)
+    ) * match.weights[:, None, None]
     pull = np.einsum("nij,nj->ni", metric, match.points - start)
     for i in range(3):
         right[i] = selector.T @ pull[:, i]
@@ -333,30 +379,45 @@ def _free_form_step(template: Template, match: _Matches, cage: np.ndarray, base:
             right[i] += lm_weight * (lm_selector.T @ (lm_points - lm_selector @ base)[:, i])
     system = sp.bmat(blocks, format="csc")
     order = np.arange(3 * count).reshape(3, count).T.ravel()
-    solution = splu(system[order][:, order], permc_spec="MMD_AT_PLUS_A", options={"SymmetricMode": True},
-                    diag_pivot_thresh=0.0).solve(right.ravel()[order])
+    solution = splu(
+        system[order][:, order], permc_spec="MMD_AT_PLUS_A", options={"SymmetricMode": True}, diag_pivot_thresh=0.0
+    ).solve(right.ravel()[order])
     return base + solution.reshape(count, 3)
 
 
-def register(template: Template, target_verts: np.ndarray, target_tris: np.ndarray, *,
-             landmarks: tuple[sp.csr_matrix, np.ndarray] | None = None, landmark_weight: float = 1.0,
-             start: tuple[float, np.ndarray, np.ndarray] | None = None, iterations: int = 30,
-             ridge: tuple[float, float] = (1e-7, 1e-9), reach: tuple[float, float] = (0.03, 0.004),
-             both: bool = True, free_scale: bool = True, free_form: tuple[float, ...] = (), point_weight: float = 0.05,
-             samples: int = 4000, seed: int = 0) -> Registration:
+def register(
+    template: Template,
+    target_verts: np.ndarray,
+    target_tris: np.ndarray,
+    *,
+    landmarks: tuple[sp.csr_matrix, np.ndarray] | None = None,
+    landmark_weight: float = 1.0,
+    start: tuple[float, np.ndarray, np.ndarray] | None = None,
+    iterations: int = 30,
+    ridge: tuple[float, float] = (1e-7, 1e-9),
+    reach: tuple[float, float] = (0.03, 0.004),
+    both: bool = True,
+    free_scale: bool = True,
+    free_form: tuple[float, ...] = (),
+    point_weight: float = 0.05,
+    samples: int = 4000,
+    seed: int = 0,
+) -> Registration:
     """Registers the template to a target surface.
 
-    target_verts (N, 3) metres, target_tris (M, 3). landmarks: (rows (L, V1) sparse that pick points of the evaluated surface,
-    target points (L, 3)); their weight falls from `landmark_weight` (times the number of matches per landmark) to a tenth.
-    start: (s, R, t) with target ~ s * template @ R.T + t; else from the landmarks, else the frames are taken as equal.
-    ridge: prior weight on coefficients in square metres per match (first, last iteration); reach: distance in metres at which
-    a match has a quarter of its weight. free_form: stiffness of each non-rigid step, falling, e.g. (30, 10, 3, 1); empty: none.
+    target_verts (N, 3) metres, target_tris (M, 3). landmarks: (rows (L, V1) sparse that pick points of the evaluated
+    surface, target points (L, 3)); their weight falls from `landmark_weight` (times the number of matches per
+    landmark) to a tenth. start: (s, R, t) with target ~ s * template @ R.T + t; else from the landmarks, else the
+    frames are taken as equal. ridge: prior weight on coefficients in square metres per match (first, last
+    iteration); reach: distance in metres at which a match has a quarter of its weight. free_form: stiffness of each
+    non-rigid step, falling, e.g. (30, 10, 3, 1); empty: none.
     """
     rng = np.random.default_rng(seed)
     if start is None and landmarks is not None:
         start = similarity(landmarks[0] @ (template.evaluate @ template.mean), landmarks[1])
-    target = _Target(SurfaceIndex(target_verts, target_tris),
-                     *(start if start is not None else (1.0, np.eye(3), np.zeros(3))))
+    target = _Target(
+        SurfaceIndex(target_verts, target_tris), *(start if start is not None else (1.0, np.eye(3), np.zeros(3)))
+    )
     forward = _sample(template.used, samples, rng)
     backward = _sample(np.unique(target_tris), samples, rng)
     coefficients = np.zeros(len(template.modes))
@@ -365,17 +426,28 @@ def register(template: Template, target_verts: np.ndarray, target_tris: np.ndarr
         surface = template.evaluate @ template.cage(coefficients)
         match = _matches(template, surface, target, _between(reach, phase), both and step % 2 == 1, forward, backward)
         total = match.weights.sum()
-        pulled = None if landmarks is None else (
-            landmarks[0], target.to_template(landmarks[1]),
-            landmark_weight * _between((1.0, 0.1), phase) * total / len(landmarks[1]))
+        pulled = (
+            None
+            if landmarks is None
+            else (
+                landmarks[0],
+                target.to_template(landmarks[1]),
+                landmark_weight * _between((1.0, 0.1), phase) * total / len(landmarks[1]),
+            )
+        )
         coefficients, turn, shift, grow = _statistical_step(
-            template, match, surface, coefficients, _between(ridge, phase) * total, pulled, free_scale)
+            template, match, surface, coefficients, _between(ridge, phase) * total, pulled, free_scale
+        )
         target.move(turn, shift, grow)
     cage = base = template.cage(coefficients)
     for stiffness in free_form:
-        match = _matches(template, template.evaluate @ cage, target, reach[1], both, template.used, np.unique(target_tris))
+        match = _matches(
+            template, template.evaluate @ cage, target, reach[1], both, template.used, np.unique(target_tris)
+        )
         total = match.weights.sum() / len(template.used)
-        pulled = None if landmarks is None else (landmarks[0], target.to_template(landmarks[1]), landmark_weight * total)
+        pulled = (
+            None if landmarks is None else (landmarks[0], target.to_template(landmarks[1]), landmark_weight * total)
+        )
         cage = _free_form_step(template, match, cage, base, stiffness * total, pulled, point_weight)
     distance = np.full(template.evaluate.shape[0], np.nan)
     distance[template.used] = target.scale * target.closest((template.evaluate @ cage)[template.used])[2]
@@ -392,34 +464,48 @@ def _sample(ids: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray
     return ids if len(ids) <= count else rng.choice(ids, count, replace=False)
 
 
-# ---------------------------------------------------------------------------------------------------------------------- scans
+# -------------------------------------------------------------------------------------------------------------- scans
 SCAN_RIDGE = (3e-7, 3e-9)
 SCAN_REACH = (0.015, 0.003)
 SCAN_FREE_FORM = (100.0, 30.0, 10.0, 3.0)
 HAIR_TRUST = 0.05
-"""Trust in the scalp of a scan: hair is in the way, so it must not shape the face, and the free form stays smooth there."""
+"""Trust in the scalp of a scan: hair is in the way, so it must not shape the face, and the free form stays smooth
+there."""
 
 
-def register_scan(verts: np.ndarray, faces: np.ndarray, landmarks: np.ndarray | None, head: HeadModel,
-                  free_form: tuple[float, ...] = SCAN_FREE_FORM) -> np.ndarray:
+def register_scan(
+    verts: np.ndarray,
+    faces: np.ndarray,
+    landmarks: np.ndarray | None,
+    head: HeadModel,
+    free_form: tuple[float, ...] = SCAN_FREE_FORM,
+) -> np.ndarray:
     """Brings our head to a scan: cage (V0, 3) in the scan's frame and unit, float64; all parts, skin registered.
 
-    verts (N, 3), faces (M, 3): the scan's skin, +Y up, +Z towards the face. landmarks: (68, 3) iBUG or (468, 3) MediaPipe
-    points on the scan, NaN where unknown; without them the scan must be in metres with the origin between the eyes. The scalp
-    counts little (hair). Eyes, teeth, tongue and lashes move with the skin around them.
+    verts (N, 3), faces (M, 3): the scan's skin, +Y up, +Z towards the face. landmarks: (68, 3) iBUG or (468, 3)
+    MediaPipe points on the scan, NaN where unknown; without them the scan must be in metres with the origin between
+    the eyes. The scalp counts little (hair). Eyes, teeth, tongue and lashes move with the skin around them.
     """
     from backend.head.stat import skin_of_head, template_of, whole_cage
 
     skin = skin_of_head(head)
-    modes = head.identity.cpu().numpy().astype(float)[:, :len(skin.verts)]
+    modes = head.identity.cpu().numpy().astype(float)[:, : len(skin.verts)]
     template = template_of(skin, skin.verts, modes, HAIR_TRUST)
     pairs = None if landmarks is None else _landmark_pairs(head, np.asarray(landmarks, float), template)
     unit = 1.0 if pairs is None else similarity(pairs[0] @ (template.evaluate @ template.mean), pairs[1])[0]
-    fitted = register(template, np.asarray(verts, float) / unit, np.asarray(faces), ridge=SCAN_RIDGE, reach=SCAN_REACH,
-                      landmarks=None if pairs is None else (pairs[0], pairs[1] / unit), landmark_weight=0.1,
-                      iterations=40, free_form=free_form)
+    fitted = register(
+        template,
+        np.asarray(verts, float) / unit,
+        np.asarray(faces),
+        ridge=SCAN_RIDGE,
+        reach=SCAN_REACH,
+        landmarks=None if pairs is None else (pairs[0], pairs[1] / unit),
+        landmark_weight=0.1,
+        iterations=40,
+        free_form=free_form,
+    )
     whole = whole_cage(skin, fitted.cage)
-    moved = fitted.cage[skin.face].mean(0) - whole[:len(skin.verts)][skin.face].mean(0)
+    moved = fitted.cage[skin.face].mean(0) - whole[: len(skin.verts)][skin.face].mean(0)
     return unit * fitted.to_target(whole + moved)
 
 
