@@ -37,9 +37,9 @@ def test_an_unknown_resolution_is_refused() -> None:
 
 def test_a_faded_out_resolution_shows_the_one_below() -> None:
     generator, z = lively(SMALL), torch.randn(1, 16)
-    below = F.interpolate(generator.logits(z, 64), scale_factor=2, mode="bilinear", align_corners=False)
-    assert torch.allclose(generator.logits(z, 128, fade=0.0), below, atol=1e-5)
-    assert not torch.allclose(generator.logits(z, 128, fade=1.0), below, atol=1e-2)
+    below = F.interpolate(generator.raw(z, 64), scale_factor=2, mode="bilinear", align_corners=False)
+    assert torch.allclose(generator.raw(z, 128, fade=0.0), below, atol=1e-5)
+    assert not torch.allclose(generator.raw(z, 128, fade=1.0), below, atol=1e-2)
 
 
 def test_cost_is_what_torch_counts_and_within_three_gmac() -> None:

@@ -4,7 +4,8 @@
 After Karras et al. 2018 (progressive growing, pixel norm, equalised learning rate, one RGB head per resolution with
 fade-in). Two things differ, because few openly licensed people exist to learn from: the RGB heads add up over the
 resolutions (the skip generator of StyleGAN2) and start from a linear model of the maps, so that the trunk only has to
-learn what is not linear in the latent. All sums are made in logit space; a sigmoid ends them within (0, 1).
+learn what is not linear in the latent. All sums are made in a space that is logarithmic in dark and middle tones, where
+skin colours lie on a line and pigments add; `squash` ends them within (0, 1).
 """
 from __future__ import annotations
 
@@ -22,8 +23,10 @@ from torch.nn import functional as F
 from backend.errors import GanfitError
 
 DEFAULT_WEIGHTS = Path(__file__).parent / "weights" / "texture_gan.safetensors"
-LOGIT_CLIP = 0.008
-"""Albedo is clipped to [c, 1 - c] before the logit: sRGB 2/255, below any skin."""
+CLIP = 0.008
+"""Albedo is clipped to [c, 1 - c] before `unsquash`: sRGB 2/255, below any skin."""
+KNEE = 3.0
+"""How sharply `squash` turns from the exponential to 1."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,8 @@ class GeneratorSpec:
     """Left-right symmetric linear RGB detail maps at each resolution above the base."""
     place_maps: tuple[int, ...] = (8, 8, 4, 0)
     """Learned feature maps that tell the trunk where it is, at each resolution above the base."""
+    knee: float = KNEE
+    """Sharpness of `squash`."""
 
     @property
     def resolution(self) -> int:
@@ -62,9 +67,14 @@ def upsample(x: Tensor) -> Tensor:
     return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
 
 
-def to_logit(albedo: Tensor) -> Tensor:
-    """Inverse of the generator's last sigmoid, for albedo in [0, 1] of any shape."""
-    return torch.logit(albedo.clamp(LOGIT_CLIP, 1 - LOGIT_CLIP))
+def squash(x: Tensor, knee: float = KNEE) -> Tensor:
+    """Map raw values to albedo in (0, 1): exp(x) while that is small, then bending to 1; sigmoid(3 x)^(1/3)."""
+    return torch.exp(F.logsigmoid(knee * x) / knee)
+
+
+def unsquash(albedo: Tensor, knee: float = KNEE) -> Tensor:
+    """Inverse of `squash`, for albedo in [0, 1] of any shape."""
+    return torch.logit(albedo.clamp(CLIP, 1 - CLIP) ** knee) / knee
 
 
 def mirrored(half: Tensor) -> Tensor:
@@ -110,7 +120,7 @@ class LinearBand(nn.Module):
         self.bias = nn.Parameter(torch.zeros(maps))
 
     def forward(self, z: Tensor) -> Tensor:
-        """Latent (B, L) to logit detail (B, 3, R, R)."""
+        """Latent (B, L) to raw detail (B, 3, R, R)."""
         mix = F.linear(z, self.weight, self.bias)
         return mirrored(torch.einsum("bk,kchw->bchw", mix, self.maps))
 
@@ -135,7 +145,7 @@ class Level(nn.Module):
             nn.init.zeros_(self.to_rgb.weight)
 
     def forward(self, x: Tensor, z: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Features (B, C, R/2, R/2) to features (B, C', R, R) and this resolution's logit RGB (B, 3, R, R) or None."""
+        """Features (B, C, R/2, R/2) to features (B, C', R, R) and this resolution's raw RGB (B, 3, R, R) or None."""
         x = upsample(F.leaky_relu(self.narrow(x), 0.2))
         linear = None if self.band is None else self.band(z)
         extra = [x]
@@ -183,10 +193,10 @@ class Generator(nn.Module):
         `resolution` (a power of two from the base's to the full one) stops at that resolution's RGB head; `fade` in
         [0, 1] blends in its detail over the resolution below (progressive growing).
         """
-        return torch.sigmoid(self.logits(z, resolution, fade))
+        return squash(self.raw(z, resolution, fade), self.spec.knee)
 
-    def logits(self, z: Tensor, resolution: int | None = None, fade: float = 1.0) -> Tensor:
-        """The map before the sigmoid; arguments as in `forward`."""
+    def raw(self, z: Tensor, resolution: int | None = None, fade: float = 1.0) -> Tensor:
+        """The map before `squash`; arguments as in `forward`."""
         resolution = self._checked_resolution(resolution)
         x = pixel_norm(F.leaky_relu(self.start(z).view(len(z), -1, 4, 4), 0.2))
         rgb = torch.einsum("bl,lchw->bchw", z, self.base) + self.base_mean
@@ -205,14 +215,14 @@ class Generator(nn.Module):
                      noise: float = 0.05) -> Tensor:
         """Latents (B, L) whose linear base is nearest to `albedo` (B, 3, H, W), in closed form: a start for a fit.
 
-        Ridge regression in logit space: `weight` (B, 1, H, W) in [0, 1] says which texels are known (all if None),
-        `noise` is the logit standard deviation of a known texel, `prior` weighs the pull towards z = 0.
+        Ridge regression on raw values: `weight` (B, 1, H, W) in [0, 1] says which texels are known (all if None),
+        `noise` is the raw standard deviation of a known texel, `prior` weighs the pull towards z = 0.
         """
         size = self.spec.base_resolution
         known = torch.ones_like(albedo[:, :1]) if weight is None else weight
         share = F.interpolate(known, (size, size), mode="area")
         small = F.interpolate(albedo * known, (size, size), mode="area") / share.clamp_min(1e-6)
-        residual = (to_logit(small) - self.base_mean.detach()).flatten(1)
+        residual = (unsquash(small, self.spec.knee) - self.base_mean.detach()).flatten(1)
         basis = self.base.detach().flatten(1)
         eye = prior * torch.eye(len(basis), device=basis.device)
         solutions = []
@@ -249,7 +259,7 @@ class Generator(nn.Module):
 def save_generator(generator: Generator, path: Path, notes: dict[str, str] | None = None) -> None:
     """Write the weights in fp16 with the spec, the layout id and `notes` as metadata."""
     tensors = {name: t.detach().cpu().half().contiguous() for name, t in generator.state_dict().items()}
-    metadata = {"format": "ganfit-texture-1", "layout_id": generator.layout_id,
+    metadata = {"format": "ganfit-texture-2", "layout_id": generator.layout_id,
                 "spec": json.dumps(asdict(generator.spec)), **(notes or {})}
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file(tensors, path, metadata=metadata)

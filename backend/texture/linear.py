@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from backend.texture.generator import Generator, to_logit, upsample
+from backend.texture.generator import Generator, squash, unsquash, upsample
 
 FEATURE_RESOLUTION = 128
 BAND_GAIN = (1.0, 1.5, 2.0)
@@ -33,17 +33,17 @@ def shrink(maps: Tensor, resolution: int) -> Tensor:
     return maps if maps.shape[-1] == resolution else F.adaptive_avg_pool2d(maps, resolution)
 
 
-def logit_band(maps: Tensor, resolution: int) -> Tensor:
-    """What `resolution` adds in logit space to the map of half that resolution, (B, 3, R, R)."""
-    return to_logit(shrink(maps, resolution)) - upsample(to_logit(shrink(maps, resolution // 2)))
+def raw_band(maps: Tensor, resolution: int) -> Tensor:
+    """What `resolution` adds to raw values to the map of half that resolution, (B, 3, R, R)."""
+    return unsquash(shrink(maps, resolution)) - upsample(unsquash(shrink(maps, resolution // 2)))
 
 
 def features(maps: Tensor, weight: Tensor, base: int) -> Tensor:
-    """Weighted base and bands (B, F) in logit space; equal areas count equally at every resolution, the last is grey."""
-    parts = [to_logit(shrink(maps, base)) * shrink(weight, base) * (FEATURE_RESOLUTION / base) * BAND_GAIN[0]]
+    """Weighted base and bands (B, F) of raw values; equal areas count equally at every resolution, the last is grey."""
+    parts = [unsquash(shrink(maps, base)) * shrink(weight, base) * (FEATURE_RESOLUTION / base) * BAND_GAIN[0]]
     half = FEATURE_RESOLUTION // 2
-    parts.append(logit_band(maps, half) * shrink(weight, half) * 2 * BAND_GAIN[1])
-    grey = logit_band(maps, FEATURE_RESOLUTION).mean(1, keepdim=True) * 3**0.5
+    parts.append(raw_band(maps, half) * shrink(weight, half) * 2 * BAND_GAIN[1])
+    grey = raw_band(maps, FEATURE_RESOLUTION).mean(1, keepdim=True) * 3**0.5
     parts.append(grey * shrink(weight, FEATURE_RESOLUTION) * BAND_GAIN[2])
     return torch.cat([p.flatten(1) for p in parts], 1)
 
@@ -70,14 +70,14 @@ class LinearCode:
         """Maps (B, 3, 128, 128) of the linear model alone: what a principal component analysis reconstructs."""
         flat = z * self.sigma @ self.directions + self.mean
         sizes = ((3, self.base), (3, FEATURE_RESOLUTION // 2), (1, FEATURE_RESOLUTION))
-        logits: Tensor | None = None
+        raw: Tensor | None = None
         start = 0
         for gain, (channels, size) in zip(BAND_GAIN, sizes, strict=True):
             part = flat[:, start:start + channels * size * size].view(-1, channels, size, size)
             part = part / (shrink(self.weight, size) * (FEATURE_RESOLUTION / size) * gain * (3 / channels) ** 0.5)
-            logits = part if logits is None else upsample(logits) + part
+            raw = part if raw is None else upsample(raw) + part
             start += channels * size * size
-        return torch.sigmoid(logits)
+        return squash(raw)
 
     def save(self, path: Path) -> None:
         """Write as safetensors."""
@@ -113,7 +113,7 @@ def initialise(generator: Generator, latents: Tensor, images: Tensor, resolution
     for part, z in zip(images.split(batch), latents.split(batch), strict=True):
         maps = as_maps(part)
         for r in resolutions:
-            values = (to_logit(shrink(maps, base)) if r == base else logit_band(maps, r)).flatten(1)
+            values = (unsquash(shrink(maps, base)) if r == base else raw_band(maps, r)).flatten(1)
             used = z if r == base else z[:, :leading]
             total, moment = sums.get(r, (0, 0))
             sums[r] = (total + values.sum(0), moment + used.T @ values)
