@@ -6,7 +6,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import bpy
+import numpy as np
 
+from .axes import srgb_to_linear
 from .bundle import ALBEDO, SKIN, ResultBundle
 from .mesh import COLOR_ATTRIBUTE, ROUGHNESS_ATTRIBUTE, UV_LAYERS
 
@@ -58,7 +60,15 @@ def make_material(bundle: ResultBundle, part_name: str) -> bpy.types.Material:
         color.layer_name = COLOR_ATTRIBUTE
         color.location = (-320, 0)
         links.new(color.outputs["Color"], shader.inputs["Base Color"])
+        material.diffuse_color = (*_mean_color(bundle, part_name), 1.0)  # what the solid view shows
     return material
+
+
+def _mean_color(bundle: ResultBundle, part_name: str) -> list[float]:
+    """Linear mean colour of a part's vertices."""
+    quads = bundle.head["quads"][bundle.head["part"] == bundle.part_names.index(part_name)]
+    encoded = bundle.head["palette_weights"][np.unique(quads)] @ bundle.palette
+    return srgb_to_linear(np.clip(encoded, 0, 1)).mean(0).tolist()
 
 
 def _set_surface(shader: bpy.types.ShaderNode, surface: Surface) -> None:
