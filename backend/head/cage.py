@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from backend.assets import require
 from backend.head import makehuman
 from backend.head.eyes import GAZE, eyeball, gaze_delta
 from backend.head.lashes import ROWS, lash_uv, place, strand
@@ -98,7 +99,7 @@ def build_cage(folder: Path | None = None) -> Cage:
     Args:
         folder: holds `mpfb2/` and `faceunits01/`; by default the installed asset `makehuman`.
     """
-    folder = folder or makehuman.data_folder()
+    folder = folder or require("makehuman")
     base = makehuman.read_base(folder)
     count = len(base.verts)
     mean, directions = makehuman.read_identity(folder, count)
@@ -108,17 +109,18 @@ def build_cage(folder: Path | None = None) -> Cage:
     left, right = (sphere_fit(verts[_group_vertices(base, f"helper-{side}-eye")])[0] for side in "lr")
     scale = MEAN_INTERPUPILLARY / np.linalg.norm(left - right)
     verts = (verts - (left + right) / 2) * scale
-    head = np.unique(base.quads[makehuman.head_faces(base)])
+    skin = makehuman.head_faces(base)
+    head = np.unique(base.quads[skin])
     names = tuple(n for n, d in directions.items() if np.abs(d[head]).max() * scale > makehuman.SMALLEST_DIRECTION)
     identity = np.stack([directions[n] for n in names]) * scale
     expression = np.stack(list(units.values())) * scale
-    parts = _build_parts(base, verts, identity, expression, tuple(units))
+    parts = _build_parts(base, skin, verts, identity, expression, tuple(units))
     return _stack(parts, names, tuple(units))
 
 
-def _build_parts(base: makehuman.BaseMesh, verts: np.ndarray, identity: np.ndarray,
+def _build_parts(base: makehuman.BaseMesh, skin: np.ndarray, verts: np.ndarray, identity: np.ndarray,
                  expression: np.ndarray, expression_names: tuple[str, ...]) -> list[Part]:
-    parts = [_copied_part("skin", base, makehuman.head_faces(base), verts, identity, expression)]
+    parts = [_copied_part("skin", base, skin, verts, identity, expression)]
     parts += [_eye(base, side, verts, identity, expression_names) for side in ("Left", "Right")]
     parts.append(_teeth(base, verts, identity, expression))
     parts.append(_lowered(_copied_part("tongue", base, base.group == "helper-tongue", verts, identity, expression)))

@@ -31,6 +31,8 @@ class Edge:
 def lip_edges(quads: np.ndarray, makehuman_index: np.ndarray, verts: np.ndarray) -> list[Edge]:
     """The loops where the lips come closest, in the cage's own vertices; `verts` (S, 3) tells left from right."""
     edges = []
+    low, high = np.transpose(MOUTH)
+    quads = quads[((verts[quads] > low - 0.01) & (verts[quads] < high + 0.01)).all((1, 2))]
     for top, bottom in zip(UPPER_EDGES, LOWER_EDGES, strict=True):
         start, turn = (int(np.flatnonzero(makehuman_index == v)[0]) for v in (top, bottom))
         beside = {int(v) for quad in quads[(quads == start).any(1)] for v in quad} - {start}
@@ -84,8 +86,8 @@ def close_lips(verts: np.ndarray, smooth: sp.csr_matrix, edges: list[Edge], jaw_
     columns = np.linspace(-0.0235, 0.0235, 25)
     lowered = -jaw_open[:, 1]
     side = np.clip((lowered - JAW_BORDER) / 0.003, -1, 1)
-    box = [np.clip(np.minimum(verts[:, k] - low, high - verts[:, k]) / 0.004, 0, 1) for k, (low, high) in enumerate(MOUTH)]
-    near = np.prod(box, axis=0)
+    low, high = np.transpose(MOUTH)
+    near = np.clip(np.minimum(verts - low, high - verts) / 0.004, 0, 1).prod(axis=1)
     result = verts.copy()
     for _ in range(rounds):
         middle, gap = lip_gap(smooth @ result, edges, columns)

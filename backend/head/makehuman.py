@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import gzip
-import os
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,16 +21,6 @@ NOSE_VERTEX = 297
 """A vertex that certainly belongs to the head; the head is what can be reached from it above the neck loop."""
 SMALLEST_DIRECTION = 1e-5
 """Targets that move no vertex of the head by more than this (metres) are left out."""
-
-
-def data_folder() -> Path:
-    """Folder with `mpfb2/` and `faceunits01/`: the installed asset, or GANFIT_MAKEHUMAN when set."""
-    override = os.environ.get("GANFIT_MAKEHUMAN")
-    if override:
-        return Path(override)
-    from backend.assets import require
-
-    return require("makehuman")
 
 
 @dataclass(frozen=True)
@@ -80,7 +69,7 @@ def read_target(path: Path, count: int) -> np.ndarray:
         lines = [line for line in file.read().splitlines() if line.strip() and not line.startswith(b"#")]
     delta = np.zeros((count, 3))
     if lines:
-        rows = np.array(b" ".join(lines).split(), dtype=np.float64).reshape(-1, 4)
+        rows = np.fromstring(b" ".join(lines), sep=" ").reshape(-1, 4)
         delta[rows[:, 0].astype(int)] = rows[:, 1:]
     return delta
 

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from backend.assets import require
 from backend.errors import GanfitError
-from backend.head import makehuman
 from backend.head.cage import PALETTE_NAMES, PARTS, Cage, build_cage
 from backend.head.landmarks import load_landmarks
 from backend.head.lips import close_lips, lip_edges
@@ -245,12 +245,7 @@ def _inputs_hash(basis: str) -> str:
     for path in sorted(Path(__file__).parent.iterdir()):
         if path.suffix in (".py", ".npz"):
             digest.update(path.name.encode() + path.read_bytes())
-    folders = [makehuman.data_folder()]
-    if basis == "ict":
-        from backend.assets import require
-
-        folders.append(require("ict"))
-    for folder in folders:
+    for folder in [require("makehuman"), *([require("ict")] if basis == "ict" else [])]:
         for path in sorted(folder.glob("*.json")) or [folder]:
             digest.update(f"{path} {path.stat().st_mtime_ns}".encode())
     return digest.hexdigest()[:16]

@@ -96,7 +96,7 @@ def tooth_row(jaw: Jaw, makehuman: np.ndarray) -> Row:
     edge, along = arch(place), arch(place, 1)
     outward = np.stack([along[:, 2], 0 * place, -along[:, 0]], axis=1)
     outward /= -np.linalg.norm(outward, axis=1, keepdims=True)
-    edge = edge - [0, 0, jaw.back] + np.array([0, 1, 0]) * (-jaw.up * (longer - gap * GAP_CUT) - jaw.up * jaw.bite)[:, None]
+    edge = edge - np.stack([0 * place, jaw.up * (longer - gap * GAP_CUT + jaw.bite), 0 * place + jaw.back], axis=1)
 
     front = -gap * GAP_DEPTH
     gum = height - gap * PAPILLA

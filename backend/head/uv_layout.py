@@ -230,57 +230,85 @@ def _first_flip(jacobian: np.ndarray, step: np.ndarray) -> float:
     return float(times.min()) if len(times) else np.inf
 
 
+@dataclass(frozen=True)
+class Chart:
+    """A state of the solver: UVs of the half disc, and the polar angles of its neck loop on the outline."""
+
+    uv: np.ndarray  # (n, 2)
+    angle: np.ndarray  # (k,)
+
+    def moved(self, half: HalfDisc, step: np.ndarray, slide: np.ndarray, length: float) -> Chart:
+        """The chart after `length` times a step (n, 2); the neck goes by `slide` (k,) along the outline."""
+        angle = self.angle + length * slide
+        uv = self.uv + length * step
+        uv[half.neck[1:-1]] = outline(angle)[1:-1]
+        return Chart(uv, angle)
+
+
+class Newton:
+    """Projected Newton steps on the free coordinates: midline vertices keep u, neck vertices keep to the outline."""
+
+    def __init__(self, half: HalfDisc, energy: Energy) -> None:
+        self.half, self.energy = half, energy
+        free = np.ones((len(half.verts), 2), bool)
+        free[half.midline, 0] = False
+        free[half.neck, 1] = False
+        free[half.neck[[0, -1]]] = False
+        self.free = free.ravel()
+        number = np.where(self.free, np.cumsum(self.free) - 1, -1)
+        self.dofs = (energy.tri[:, :, None] * 2 + np.arange(2)).reshape(-1, 6)
+        rows, cols = number[np.repeat(self.dofs, 6, axis=1)].ravel(), number[np.tile(self.dofs, 6)].ravel()
+        self.used = (rows >= 0) & (cols >= 0)
+        self.rows, self.cols = rows[self.used], cols[self.used]
+
+    def _frames(self, chart: Chart) -> np.ndarray:
+        """(n, 2, 2) axes of every vertex: u and v, but tangent and normal of the outline on the neck."""
+        frame = np.tile(np.eye(2), (len(chart.uv), 1, 1))
+        tangent = (outline(chart.angle + 1e-6) - outline(chart.angle - 1e-6))[1:-1] / 2e-6
+        frame[self.half.neck[1:-1]] = np.stack([tangent, tangent[:, ::-1] * [-1, 1]], axis=-1)
+        return frame
+
+    def step(self, chart: Chart) -> tuple[np.ndarray, np.ndarray, float]:
+        """Step (n, 2) of the UVs, slide (k,) of the neck's angles, and the energy's slope along them."""
+        frame = self._frames(chart)
+        gradient, hessian = self.energy.derivatives(chart.uv)
+        turn = np.zeros((len(gradient), 6, 6))
+        for k in range(3):
+            turn[:, 2 * k: 2 * k + 2, 2 * k: 2 * k + 2] = frame[self.energy.tri[:, k]]
+        turned = turn.transpose(0, 2, 1)
+        slope = np.bincount(self.dofs.ravel(), (turned @ gradient[..., None]).ravel(), chart.uv.size)[self.free]
+        entries = (turned @ hessian @ turn).ravel()[self.used]
+        matrix = sp.coo_matrix((entries, (self.rows, self.cols)), shape=(len(slope),) * 2).tocsc()
+        local = np.zeros(chart.uv.size)
+        local[self.free] = -sla.spsolve(matrix, slope, permc_spec="MMD_AT_PLUS_A")
+        descent = float(slope @ local[self.free])
+        local = local.reshape(-1, 2)
+        slide = np.zeros(len(self.half.neck))
+        slide[1:-1] = local[self.half.neck[1:-1], 0]
+        return np.einsum("nij,nj->ni", frame, local), slide, descent
+
+
 def solve(half: HalfDisc, iterations: int = 200, tolerance: float = 1e-9) -> np.ndarray:
-    """Minimise the energy by projected Newton steps; the neck slides along the outline.
+    """Minimise the energy from Tutte's embedding by Newton steps that never flip a triangle.
 
     Returns: UVs (n, 2) float64 of the half disc.
     """
     energy = Energy(half)
+    newton = Newton(half, energy)
     angle = np.linspace(-np.pi / 2, np.pi / 2, len(half.neck))
-    uv = _tutte(half, angle)
-    sliding = half.neck[1:-1]
-    free = np.ones((len(uv), 2), bool)
-    free[half.midline, 0] = False
-    free[half.neck, 1] = False
-    free[half.neck[[0, -1]]] = False
-    number = np.where(free.ravel(), np.cumsum(free.ravel()) - 1, -1)
-    dofs = (energy.tri[:, :, None] * 2 + np.arange(2)).reshape(-1, 6)
-    rows, cols = number[np.repeat(dofs, 6, axis=1)].ravel(), number[np.tile(dofs, 6)].ravel()
-    used = (rows >= 0) & (cols >= 0)
-    now = energy.value(uv)
+    chart = Chart(_tutte(half, angle), angle)
+    now = energy.value(chart.uv)
     for _ in range(iterations):
-        frame = np.tile(np.eye(2), (len(uv), 1, 1))  # the first axis of a sliding vertex is the outline's tangent
-        tangent = (outline(angle + 1e-6) - outline(angle - 1e-6))[1:-1] / 2e-6
-        frame[sliding] = np.stack([tangent, tangent[:, ::-1] * [-1, 1]], axis=-1)
-        gradient, hessian = energy.derivatives(uv)
-        turn = np.zeros((len(energy.tri), 6, 6))
-        for k in range(3):
-            turn[:, 2 * k: 2 * k + 2, 2 * k: 2 * k + 2] = frame[energy.tri[:, k]]
-        turned = turn.transpose(0, 2, 1)
-        slope = np.bincount(dofs.ravel(), (turned @ gradient[..., None]).ravel(), uv.size)[free.ravel()]
-        entries = (turned @ hessian @ turn).ravel()[used]
-        matrix = sp.coo_matrix((entries, (rows[used], cols[used])), shape=(len(slope),) * 2).tocsc()
-        local = np.zeros(uv.size)
-        local[free.ravel()] = -sla.spsolve(matrix, slope, permc_spec="MMD_AT_PLUS_A")
-        descent = float(slope @ local[free.ravel()])
-        local = local.reshape(-1, 2)
-        step = np.einsum("nij,nj->ni", frame, local)
-
-        def moved(length: float) -> tuple[np.ndarray, np.ndarray]:
-            turned_by = angle.copy()
-            turned_by[1:-1] += length * local[sliding, 0]  # noqa: B023
-            result = uv + length * step  # noqa: B023
-            result[sliding] = outline(turned_by)[1:-1]
-            return result, turned_by
-
-        length = min(1.0, 0.9 * _first_flip(energy.jacobians(uv), energy.jacobians(step)))
-        while energy.value(moved(length)[0]) > now + 1e-4 * length * descent and length > 1e-12:
+        step, slide, descent = newton.step(chart)
+        length = min(1.0, 0.9 * _first_flip(energy.jacobians(chart.uv), energy.jacobians(step)))
+        trial = chart.moved(half, step, slide, length)
+        while energy.value(trial.uv) > now + 1e-4 * length * descent and length > 1e-12:
             length *= 0.6
-        uv, angle = moved(length)
-        before, now = now, energy.value(uv)
+            trial = chart.moved(half, step, slide, length)
+        before, chart, now = now, trial, energy.value(trial.uv)
         if before - now < tolerance * now and length > 0.5:
             break
-    return uv
+    return chart.uv
 
 
 def full_layout(cage: Cage, half: HalfDisc, uv_half: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
