@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from backend.errors import GanfitError
 from backend.texture.generator import DEFAULT_WEIGHTS, Generator, GeneratorSpec, load_generator, save_generator
 
-SMALL = GeneratorSpec(latent=16, channels=(8, 8, 8, 8, 8, 8), base_resolution=32, linear_bands=(2, 2), place_maps=(2, 0))
+SMALL = GeneratorSpec(latent=16, channels=(8, 8, 8, 8, 8, 8), linear_bands=(2, 2), place_maps=(2, 0))
 
 
 def lively(spec: GeneratorSpec, seed: int = 0) -> Generator:
@@ -27,7 +27,7 @@ def lively(spec: GeneratorSpec, seed: int = 0) -> Generator:
 def test_maps_have_the_asked_size_and_are_albedo(resolution: int) -> None:
     maps = lively(SMALL)(torch.randn(2, 16), resolution)
     assert maps.shape == (2, 3, resolution, resolution)
-    assert 0 < maps.min() and maps.max() < 1
+    assert 0 < maps.min() and maps.max() <= 1
 
 
 def test_an_unknown_resolution_is_refused() -> None:
@@ -54,7 +54,8 @@ def test_cost_is_what_torch_counts_and_within_three_gmac() -> None:
 def test_the_closed_form_start_finds_the_latent_of_a_linear_generator() -> None:
     generator = Generator(SMALL)
     with torch.no_grad():
-        generator.base.normal_(0, 0.3)
+        generator.base.normal_(0, 0.05)
+        generator.base_mean.fill_(-0.8)
     z = torch.randn(3, 16)
     with torch.no_grad():
         maps = generator(z, 32)

@@ -55,7 +55,7 @@ class Discriminator(nn.Module):
 
 
 def discriminator_loss(judge: Discriminator, real: Tensor, fake: Tensor, r1: float) -> Tensor:
-    """Non-saturating logistic loss with R1 on the real crops (Mescheder et al. 2018), weight `r1` / 2 (0 leaves it out)."""
+    """Non-saturating logistic loss, R1 on the real crops weighted by `r1` / 2 unless 0 (Mescheder et al. 2018)."""
     real = real.requires_grad_(r1 > 0)
     score = judge(real)
     loss = F.softplus(-score).mean() + F.softplus(judge(fake)).mean()

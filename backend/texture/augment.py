@@ -127,15 +127,16 @@ class Augmenter:
         """Smooth noise (R, R) of unit variance with about `cells` waves a side, half of it symmetric."""
         grid = rng.standard_normal((cells, cells)).astype(np.float32)
         grid = torch.from_numpy((grid + 0.8 * grid[:, ::-1]) / 1.28)
-        return F.interpolate(grid[None, None], (self.size, self.size), mode="bicubic", align_corners=False)[0, 0].numpy()
+        size = (self.size, self.size)
+        return F.interpolate(grid[None, None], size, mode="bicubic", align_corners=False)[0, 0].numpy()
 
     def _shift(self, detail: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Move features smoothly (placement of brows, lips, lines); the hidden parts stay."""
         reach = self.options.shift * self.pin
         step = np.stack((self._field(rng, 7) * 0.7 * reach, self._field(rng, 7) * reach), -1)
         places = (self.grid + torch.from_numpy(step)).float()
-        moved = F.grid_sample(torch.from_numpy(np.ascontiguousarray(detail.transpose(2, 0, 1), np.float32))[None], places[None],
-                              padding_mode="border", align_corners=False)
+        planes = torch.from_numpy(np.ascontiguousarray(detail.transpose(2, 0, 1), np.float32))
+        moved = F.grid_sample(planes[None], places[None], padding_mode="border", align_corners=False)
         return moved[0].permute(1, 2, 0).numpy()
 
     def _features(self, detail: np.ndarray, rng: np.random.Generator) -> np.ndarray:

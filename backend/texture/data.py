@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 HELD_OUT = ("AIAN_M_1", "AIAN_M_2", "Black_F_3", "Black_M_3", "White_M_2", "young_lightskinned_male_diffuse3",
             "old_lightskinned_male_diffuse")
-"""Never trained on. Some avatars share one photographed face (correlation of their detail over 0.8), so whole groups are
+"""Never trained on. Some avatars share one photographed face (their detail correlates by over 0.8), so whole groups are
 held out: AIAN_M_1 with AIAN_M_2, Black_F_3 with Black_M_3, and White_M_2, which nobody shares."""
 SKIPPED = ("young_caucasian_female_special_suit", "Asian_M_2")
 """Drawn make-up and hair instead of skin; a fringe over forehead and brows."""
@@ -113,7 +113,7 @@ def read_image(path: Path) -> np.ndarray:
         return np.asarray(image.convert("RGB"), np.float32) / 255
 
 
-# --------------------------------------------------------------------------------------------------------------- avatars
+# -------------------------------------------------------------------------------------------------------------- avatars
 def mean_avatar(folder: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The mean mesh of the avatars, which share one atlas: vertices (N, 3), triangles (M, 3), atlas UVs (N, 2).
 
@@ -175,7 +175,7 @@ def avatar_correspondence(layout: SkinLayout, texels: TexelMap, folder: Path) ->
     return uv.reshape(*texels.triangle.shape, 2), seen.reshape(texels.triangle.shape)
 
 
-# --------------------------------------------------------------------------------------------------- what is skin, what not
+# ----------------------------------------------------------------------------------------------- what is skin, what not
 def skin_colour(albedo: np.ndarray, regions: dict[str, np.ndarray]) -> np.ndarray:
     """Median colour (3,) of cheeks, nose and forehead, in the encoding of `albedo` (R, R, 3)."""
     chosen = (regions["cheek"] > 0.3) | (regions["nose"] > 0.5)
@@ -190,7 +190,8 @@ def hair_mask(albedo: np.ndarray, regions: dict[str, np.ndarray]) -> np.ndarray:
     tint = np.abs(step - luma[..., None]).max(-1)
     ears = (regions["ear_left"] + regions["ear_right"]) > 0.5
     neck = regions["neck"] > 0.3
-    other = (luma < -0.2) | (luma < -0.5 * float(skin @ LUMA)) | (tint > 0.13) | neck & ((abs(luma) > 0.12) | (tint > 0.07))
+    other = (luma < -0.2) | (luma < -0.5 * float(skin @ LUMA)) | (tint > 0.13)
+    other |= neck & ((abs(luma) > 0.12) | (tint > 0.07))
     other |= ndimage.binary_dilation(ears, iterations=len(albedo) // 18) & (luma < -0.3 * float(skin @ LUMA))
     keep = (regions["face"] > 0.5) & ~_temples(regions)
     seed = (regions["scalp"] > 0.4) | (regions["neck"] > 0.4)
@@ -215,7 +216,8 @@ def fill_map(albedo: np.ndarray, valid: np.ndarray, regions: dict[str, np.ndarra
     weight = np.minimum(weight * 1.0, valid)
     mirrored_weight = weight[:, ::-1] * (1 - weight)
     known = weight + mirrored_weight
-    mixed = (linear * weight[..., None] + linear[:, ::-1] * mirrored_weight[..., None]) / np.maximum(known, 1e-6)[..., None]
+    mixed = linear * weight[..., None] + linear[:, ::-1] * mirrored_weight[..., None]
+    mixed /= np.maximum(known, 1e-6)[..., None]
     far = 0.0004 * (1 - known)
     skin = skin_colour(linear, regions)
     seeded = (mixed * known[..., None] + skin * far[..., None]) / (known + far)[..., None]
@@ -249,7 +251,7 @@ def encode(linear: np.ndarray) -> np.ndarray:
     return np.where(linear <= 0.0031308, linear * 12.92, 1.055 * linear ** (1 / 2.4) - 0.055).astype(np.float32)
 
 
-# ------------------------------------------------------------------------------------------------------------ the sources
+# ---------------------------------------------------------------------------------------------------------- the sources
 def load_sources(layout: SkinLayout, shared: Path, resolution: int = 512) -> Iterator[SourceMap]:
     """Bake every avatar and MakeHuman skin of the developer data folder `shared` (its `data/`)."""
     texels = layout.texels(resolution)

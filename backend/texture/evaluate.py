@@ -86,7 +86,7 @@ def diversity(generator: Generator, count: int, seed: int, weight: Tensor, cheek
 
 def evaluate(generator: Generator, names: Sequence[str], target: Tensor, valid: Tensor, chart: Tensor,
              mean_map: Tensor, code: LinearCode | None, cheek: np.ndarray, out: Path) -> dict:
-    """Figures and pictures for held-out maps (B, 3, R, R) with validity (B, 1, R, R); `chart` (1, 1, R, R) weighs texels."""
+    """Figures and pictures of held-out maps (B, 3, R, R), valid in (B, 1, R, R); `chart` (1, 1, R, R) weighs texels."""
     weight = valid * (chart > 0.3)
     z = invert(generator, target, weight)
     with torch.no_grad():
@@ -112,7 +112,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Command line."""
     parser = argparse.ArgumentParser(prog="python -m backend.texture.evaluate", description=__doc__)
     parser.add_argument("generator", type=Path, nargs="?", help="a .safetensors file; default: the one that is shipped")
-    parser.add_argument("--held-out", type=Path, required=True, help="held_out.npz of `python -m backend train textures`")
+    parser.add_argument("--held-out", type=Path, required=True, help="held_out.npz of the training set")
     parser.add_argument("--code", type=Path, help="code.safetensors of the training, for the linear model's figures")
     parser.add_argument("--out", type=Path, default=Path("."))
     arguments = parser.parse_args(argv)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Progressive generator of skin albedo maps: a latent in R^512 to a UV map, with linear bands under a convolutional trunk.
+"""Progressive generator of skin albedo maps: from R^512 to a UV map, with linear bands under a convolutional trunk.
 
 After Karras et al. 2018 (progressive growing, pixel norm, equalised learning rate, one RGB head per resolution with
 fade-in). Two things differ, because few openly licensed people exist to learn from: the RGB heads add up over the
@@ -284,7 +284,8 @@ def load_generator(path: Path | str | None = None, device: str | torch.device = 
         generator = Generator(spec, metadata["layout_id"])
         generator.load_state_dict(tensors)
     except Exception as error:
-        raise GanfitError("generator_invalid", f"{path.name} is not a texture generator of this project ({error}).") from error
+        message = f"{path.name} is not a texture generator of this project ({error})."
+        raise GanfitError("generator_invalid", message) from error
     if layout_id is not None and generator.layout_id != layout_id:
         raise GanfitError("layout_mismatch", f"{path.name} was trained for another UV layout than this head's.",
                           hint="Use the generator that ships with this version, or train yours again.")

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The linear model under the generator: whitened principal components of the maps give every map its latent.
 
-With z = whitened principal coefficients, codes of real maps have zero mean and unit covariance, so that the prior N(0, I)
-and the code agree without an encoder network, and any map, seen or not, has a latent in closed form.
+With z = whitened principal coefficients, codes of real maps have zero mean and unit covariance, so that the prior
+N(0, I) and the code agree without an encoder network, and any map, seen or not, has a latent in closed form.
 """
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ class LinearCode:
 
 
 def fit_code(images: Tensor, weight: Tensor, latent: int, base: int, batch: int = 64) -> tuple[LinearCode, Tensor]:
-    """Principal components of images, uint8 (N, R, R, 3), N > latent, and their latents; `weight` (1, 1, R', R') > 0."""
+    """Principal components of images, uint8 (N, R, R, 3), N > latent, and their latents; `weight` (1, 1, S, S) > 0."""
     weight = shrink(weight, FEATURE_RESOLUTION)
     rows = torch.cat([features(as_maps(part), weight, base) for part in images.split(batch)])
     mean = rows.mean(0)

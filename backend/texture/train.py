@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Training of the texture generator: `python -m backend train texture-gan`.
 
-The generator is trained as an auto-decoder over a linear model (`linear.py`), growing from 64 to 512 texels: every map's
-latent is its whitened linear code, the loss is L1 on the map and on its Laplacian bands, and at the end an adversarial
-term judges the fine structure of maps drawn from the prior. Everything a restart needs lies in one snapshot.
+The generator is trained as an auto-decoder over a linear model (`linear.py`), growing from 64 to 512 texels: every
+map's latent is its whitened linear code, the loss is L1 on the map and on its Laplacian bands, and a last stage may add
+an adversarial term that judges the fine structure of maps drawn from the prior. Everything a restart needs lies in one
+snapshot.
 """
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ import copy
 import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
@@ -218,7 +219,7 @@ def sample_grid(generator: Generator, seed: int, path: Path, columns: int = 8, r
     Image.fromarray((picture.numpy() * 255 + 0.5).astype(np.uint8)).save(path)
 
 
-def train(options: TrainOptions, report=print) -> Path:  # noqa: ANN001
+def train(options: TrainOptions, report: Callable[[str], None] = print) -> Path:
     """Train to the end or for `options.minutes`; returns the folder with generator, snapshot, log and samples."""
     torch.set_num_threads(options.threads)
     options.out.mkdir(parents=True, exist_ok=True)
@@ -243,7 +244,8 @@ def train(options: TrainOptions, report=print) -> Path:  # noqa: ANN001
 
 
 @torch.no_grad()
-def start_from_linear(training: Training, sets: dict[int, MapSet], weight: Tensor, code_path: Path, report) -> LinearCode:  # noqa: ANN001
+def start_from_linear(training: Training, sets: dict[int, MapSet], weight: Tensor, code_path: Path,
+                      report: Callable[[str], None]) -> LinearCode:
     """Fit the linear code on all small maps and give it to the generator."""
     spec = training.options.spec
     small, large = sets[256], sets[512]
@@ -259,7 +261,8 @@ def start_from_linear(training: Training, sets: dict[int, MapSet], weight: Tenso
     return code
 
 
-def _loop(training: Training, sets: dict[int, MapSet], weight: Tensor, snapshot: Path, report) -> None:  # noqa: ANN001
+def _loop(training: Training, sets: dict[int, MapSet], weight: Tensor, snapshot: Path,
+          report: Callable[[str], None]) -> None:
     options = training.options
     total, terms = sum(s.steps for s in options.stages), []
     began = last = time.time()

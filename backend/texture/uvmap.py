@@ -103,7 +103,7 @@ def area_down(image: np.ndarray, factor: int) -> np.ndarray:
 
 
 def push_pull(image: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """Fill (H, W, C) where `weight` (H, W) in [0, 1] is low from coarser levels of its own pyramid (Gortler et al. 1996).
+    """Fill (H, W, C) where `weight` (H, W) in [0, 1] is low from coarser levels of its pyramid (Gortler et al. 1996).
 
     H and W are powers of two; known texels (weight 1) stay as they are, unknown ones get a smooth continuation.
     """

@@ -38,7 +38,8 @@ def read_sources(path: Path, resolution: int = SIZE) -> tuple[list[SourceMap], d
     factor = SIZE // resolution
     with np.load(path, allow_pickle=False) as data:
         people = []
-        for name, origin, albedo, valid in zip(data["names"], data["origin"], data["albedo"], data["valid"], strict=True):
+        columns = (data[key] for key in ("names", "origin", "albedo", "valid"))
+        for name, origin, albedo, valid in zip(*columns, strict=True):
             small = encode(area_down(decode(albedo.astype(np.float32) / 255), factor))
             people.append(SourceMap(str(name), str(origin), small, area_down(valid.astype(np.float32) / 255, factor)))
         regions = {n.removeprefix("region_"): area_down(data[n].astype(np.float32) / 255, factor)
