@@ -22,9 +22,9 @@ from .job import CANCELLED, CANCELLING, FINISHED, POLL_INTERVAL_S, RUNNING, JobS
 from .worker_client import detached, kill_tree
 
 PYTHON_VERSIONS = ((3, 11), (3, 14))  # first and last that the backend's pinned packages exist for
-TORCH_INDEX = {  # where pip finds torch beside the index: PyPI has only one variant a platform
-    "cpu": "https://download.pytorch.org/whl/cpu",
-    "cuda": "https://download.pytorch.org/whl/cu130",
+TORCH_INDEX = {  # where torch is found whose build PyPI has not: PyPI's is CUDA on Linux, CPU elsewhere
+    ("linux", "cpu"): "https://download.pytorch.org/whl/cpu",
+    ("win32", "cuda"): "https://download.pytorch.org/whl/cu130",
 }
 SIZES = {"cpu": "about 0.5 GB to download, 1.5 GB on disk", "cuda": "about 3 GB to download, 7 GB on disk"}
 DONE_FILE = "ganfit-setup.json"
@@ -236,9 +236,9 @@ class SetupJob:
             return [*command, "--no-index", "--find-links", plan.wheel_folder]
         if plan.index_url:
             return [*command, "--index-url", plan.index_url]
-        if sys.platform == "darwin" or plan.compute not in TORCH_INDEX:
-            return command
-        return [*command, "--extra-index-url", TORCH_INDEX[plan.compute]]
+        extra = TORCH_INDEX.get((sys.platform, plan.compute))
+        # Few retries: a network of its own, which has only the first index, should not wait long for the second.
+        return [*command, "--retries", "2", "--extra-index-url", extra] if extra else command
 
     def _assets_command(self) -> Sequence[str]:
         command = [str(environment_python(self._plan.environment)), "-m", "backend", "assets", "install"]
@@ -267,6 +267,8 @@ class SetupJob:
             **detached(),
         )
         assert self._process.stdout is not None
+        if self._cancelled.is_set():  # between the last look and the start
+            kill_tree(self._process)
         last = ""
         for raw in self._process.stdout:
             log.write(raw)  # type: ignore[attr-defined]
