@@ -45,7 +45,11 @@ STYLES = {
     "teeth": PartStyle("Teeth", 0.3, 256),
     "tongue": PartStyle("Tongue", 0.4, 128),
     "lashes": PartStyle("Lashes", 0.8, 64, double_sided=True),
+    "inside": PartStyle("Inside", 0.5),
 }
+"""Nodes in order. The skin comes as two nodes, so that `Head` is what a scanner would see of it."""
+INNER_SKIN_PART = {"inside": "skin"}
+INNER_REGIONS = ("mouth_bag", "socket", "nostril")
 
 
 def glb_bytes(
@@ -75,26 +79,37 @@ def glb_bytes(
     normals = vertex_normals(verts, triangles)
     weights = np.asarray(expression, np.float64).tolist()
     gltf = _Writer(head.layout_id)
-    for index, name in enumerate(head.PARTS):
-        used, faces = np.unique(triangles[part_of == index], return_inverse=True)
+    skin_material = gltf.material(STYLES["skin"], albedo_png)
+    inside = inner_skin(head)
+    for name, style in STYLES.items():
+        chosen = part_of == head.PARTS.index(INNER_SKIN_PART.get(name, name))
+        if name in ("skin", "inside"):
+            chosen &= inside == (name == "inside")
+        used, faces = np.unique(triangles[chosen], return_inverse=True)
         faces = faces.reshape(-1, 3)
         if len(faces) == 0:
             continue
-        style = STYLES[name]
-        part_uv, png = uv[used], albedo_png
-        if name != "skin":
+        part_uv, material = uv[used], skin_material
+        if style.texture_size:
             part_uv = fill_square(part_uv)
-            png = bake_colours(part_uv, faces, colours[used], style.texture_size)
+            material = gltf.material(style, bake_colours(part_uv, faces, colours[used], style.texture_size))
         gltf.add_part(
             style,
             {"POSITION": verts[used], "NORMAL": normals[used], "TEXCOORD_0": part_uv * (1, -1) + (0, 1)},
             faces,
-            gltf.material(style, png),
+            material,
             deltas[:, used],
             list(head.expression_names),
             weights,
         )
     return gltf.to_bytes()
+
+
+def inner_skin(head: HeadModel) -> np.ndarray:
+    """(T,) bool: level-1 triangles of the mouth bag, the eye sockets and the nostrils."""
+    hidden = torch.stack([head.regions[name] for name in INNER_REGIONS]).amax(0)
+    fine = _host(head.subdivide(hidden[None, :, None].to(head.verts0)))[0, :, 0]
+    return (fine[_host(head.tri1).astype(np.int64)] > 0.5).any(1)
 
 
 def vertex_normals(verts: np.ndarray, triangles: np.ndarray) -> np.ndarray:

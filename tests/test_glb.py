@@ -20,7 +20,7 @@ from backend import assets
 from backend.glb import bake_colours, fill_square, glb_bytes, vertex_normals
 
 ROOT = Path(__file__).resolve().parent.parent
-NODES = ["Head", "EyeLeft", "EyeRight", "Teeth", "Tongue", "Lashes"]
+NODES = ["Head", "EyeLeft", "EyeRight", "Teeth", "Tongue", "Lashes", "Inside"]
 SIZES = {5123: ("<u2", 2), 5125: ("<u4", 4), 5126: ("<f4", 4)}
 WIDTH = {"SCALAR": 1, "VEC2": 2, "VEC3": 3}
 
@@ -74,8 +74,21 @@ def small_head() -> SimpleNamespace:
         palette_weights1=torch.tensor(rng.dirichlet([1, 1, 1], count), dtype=torch.float32),
         palette_names=["sclera", "iris", "teeth"],
         layout_id="ab" * 32,
+        regions={name: torch.tensor(np.arange(count) < last, dtype=torch.float32)
+                 for name, last in (("mouth_bag", 14), ("socket", 2), ("nostril", 0))},
         subdivide=lambda cages: cages,
     )
+
+
+def triangles_of(head: SimpleNamespace, node: str) -> np.ndarray:
+    """(n, 3) level-1 triangles of a node; the skin's are shared by Head (outside) and Inside (mouth, sockets, nostrils)."""
+    part = 0 if node == "Inside" else NODES.index(node)
+    chosen = head.tri1_part.numpy() == part
+    if part == 0:
+        hidden = torch.stack([head.regions[name] for name in ("mouth_bag", "socket", "nostril")]).amax(0)
+        hidden = head.subdivide(hidden[None, :, None].to(head.verts0))[0, :, 0].numpy() > 0.5
+        chosen &= hidden[head.tri1.numpy()].any(1) == (node == "Inside")
+    return head.tri1.numpy()[chosen]
 
 
 PALETTE = {"sclera": [0.9, 0.8, 0.7], "iris": [0.2, 0.4, 0.6], "teeth": [1.0, 0.5, 0.0]}
@@ -142,13 +155,13 @@ def test_validator_finds_a_broken_file(gltf_validator: Path, tmp_path: Path) -> 
 def test_trimesh_reads_the_same_geometry() -> None:
     head = small_head()
     scene = trimesh.load(io.BytesIO(small_glb()), file_type="glb", process=False)
-    for part, node in enumerate(NODES):
+    for node in NODES:
         mesh = scene.geometry[scene.graph[node][1]]
-        triangles = head.tri1.numpy()[head.tri1_part.numpy() == part]
+        triangles = triangles_of(head, node)
         corners = head.verts0.numpy()[triangles]
         assert np.allclose(np.asarray(mesh.triangles), corners, atol=1e-7), node
         uv = head.uv1.numpy()
-        if part > 0:  # textures of their own, filled by the part's map
+        if node not in ("Head", "Inside"):  # textures of their own, filled by the part's map
             used = np.unique(triangles)
             uv[used] = fill_square(uv[used])
         uv = uv[triangles]
@@ -159,8 +172,8 @@ def test_expressions_are_sparse_targets_with_the_photos_weights() -> None:
     head, weights = small_head(), np.linspace(0, 1, 52).tolist()
     document, binary = parse(small_glb(weights))
     moved = {node: "targets" in mesh_of(document, node)["primitives"][0] for node in NODES}
-    assert moved == {"Head": True, "Tongue": True, **dict.fromkeys(("EyeLeft", "EyeRight", "Teeth", "Lashes"), False)}
-    for part, node in ((0, "Head"), (4, "Tongue")):
+    assert moved == {"Head": True, "Tongue": True, "Inside": True, **dict.fromkeys(("EyeLeft", "EyeRight", "Teeth", "Lashes"), False)}
+    for node in ("Head", "Tongue"):
         mesh = mesh_of(document, node)
         assert mesh["weights"] == pytest.approx(weights)
         assert mesh["extras"]["targetNames"] == head.expression_names
@@ -168,7 +181,7 @@ def test_expressions_are_sparse_targets_with_the_photos_weights() -> None:
         assert len(targets) == 52 and all(list(target) == ["POSITION"] for target in targets)
         accessors = [document["accessors"][target["POSITION"]] for target in targets]
         assert not any("bufferView" in accessor for accessor in accessors)
-        used = np.unique(head.tri1.numpy()[head.tri1_part.numpy() == part])
+        used = np.unique(triangles_of(head, node))
         posed = values(document, binary, mesh["primitives"][0]["attributes"]["POSITION"])
         for weight, target in zip(weights, targets, strict=True):
             posed = posed + weight * values(document, binary, target["POSITION"])
@@ -244,13 +257,13 @@ def test_real_head_opens_its_mouth(real_glb: tuple) -> None:
     document, binary = parse(data)
     expression = torch.tensor([[0.5 if name == "jawOpen" else 0.0 for name in head.expression_names]])
     posed = head.subdivide(head.cage(torch.zeros(1, head.identity.shape[0]), expression))[0].numpy()
-    for part, node in enumerate(NODES):
+    for node in NODES:
         mesh = mesh_of(document, node)
         primitive = mesh["primitives"][0]
         points = values(document, binary, primitive["attributes"]["POSITION"]).astype(float)
         for weight, target in zip(mesh.get("weights", []), primitive.get("targets", []), strict=True):
             points = points + weight * values(document, binary, target["POSITION"])
-        used = np.unique(head.tri1.numpy()[head.tri1_part.numpy() == part])
+        used = np.unique(triangles_of(head, node))
         assert np.abs(points - posed[used]).max() < 1e-5, node
 
 
@@ -259,7 +272,7 @@ def test_real_parts_keep_their_colours(real_glb: tuple) -> None:
     head, data, palette = real_glb
     document, binary = parse(data)
     colours = head.palette_weights1.numpy() @ np.array([palette[name] for name in head.palette_names])
-    for part, node in enumerate(NODES[1:], 1):
+    for node in NODES[1:-1]:
         primitive = mesh_of(document, node)["primitives"][0]
         surface = document["materials"][primitive["material"]]["pbrMetallicRoughness"]
         texture = document["textures"][surface["baseColorTexture"]["index"]]
@@ -269,6 +282,6 @@ def test_real_parts_keep_their_colours(real_glb: tuple) -> None:
         uv = values(document, binary, primitive["attributes"]["TEXCOORD_0"])
         column = np.clip((uv[:, 0] * image.shape[1]).astype(int), 0, image.shape[1] - 1)
         row = np.clip((uv[:, 1] * image.shape[0]).astype(int), 0, image.shape[0] - 1)
-        used = np.unique(head.tri1.numpy()[head.tri1_part.numpy() == part])
+        used = np.unique(triangles_of(head, node))
         error = np.abs(image[row, column] - colours[used]).max(1)
         assert error.mean() < 0.02 and np.quantile(error, 0.95) < 0.1, node

@@ -22,7 +22,7 @@ class LossWeights:
     landmark_mesh: float = 4.0
     """Distance of the projected mesh landmarks to the photo's, same unit: keeps the fit in place while the
     landmark network does not yet see a face in the render."""
-    shape: float = 0.15
+    shape: float = 0.6
     """`Reg(p_s)`: mean square of the identity coefficients, in standard deviations."""
     expression: float = 0.3
     """`Reg(p_e)`: mean square of the 52 ARKit coefficients, in 0..1."""
