@@ -524,11 +524,17 @@ def describe(out: Path) -> str:
     notes |= {f"{out.name}.blend": "open it in Blender", f"{out.name}_cycles.png": "Cycles render"}
     lines += [f"  {name:24s} {note}" for name, note in notes.items() if (out / name).is_file()]
     timings = result.get("timings", {})
-    lines.append("Seconds: " + ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in timings.items()))
+    parts = {name.removeprefix("fit: "): value for name, value in timings.items() if name.startswith("fit: ")}
+    stages = {name: value for name, value in timings.items() if not name.startswith("fit: ")}
+    lines += [_seconds("Seconds", stages), *([_seconds("  of the fit", parts)] if parts else []), "Fit, first -> last:"]
     losses = {name: values for name, values in result.get("losses", {}).items() if values}
-    lines.append("Fit, first -> last: " + ", ".join(f"{k} {v[0]:.4g} -> {v[-1]:.4g}" for k, v in losses.items()))
+    lines += [f"  {name:24s} {values[0]:10.4g} -> {values[-1]:.4g}" for name, values in losses.items()]
     lines += [f"Note: {warning}" for warning in result.get("warnings", [])]
     return "\n".join(lines)
+
+
+def _seconds(title: str, timings: Mapping[str, float]) -> str:
+    return f"{title}: " + ", ".join(f"{name} {seconds:.1f}" for name, seconds in timings.items())
 
 
 def test(options: argparse.Namespace, settings: Settings) -> None:

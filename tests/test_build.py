@@ -177,11 +177,15 @@ def test_pytest_gets_its_arguments_in_their_order(monkeypatch):
 def test_the_summary_gives_files_seconds_and_figures(tmp_path):
     out = tmp_path / "ada"
     out.mkdir()
-    result = {"timings": {"fit": 61.5}, "losses": {"identity": [0.5, 0.125]}, "warnings": ["Two faces."]}
+    result = {
+        "timings": {"fit": 61.5, "fit: render": 20.25},
+        "losses": {"identity": [0.5, 0.125]},
+        "warnings": ["Two faces."],
+    }
     (out / "result.json").write_text(json.dumps(result))
     (out / "ada.blend").touch()
     text = build.describe(out)
-    for part in ("ada.blend", "fit 61.5", "identity 0.5 -> 0.125", "Two faces."):
+    for part in ("ada.blend", "Seconds: fit 61.5\n", "render 20.2", "0.5 -> 0.125", "Two faces."):
         assert part in text
 
 
