@@ -18,7 +18,7 @@ from backend.networks.crop import similarity_transform
 
 MEAN_FILE = Path(__file__).with_name("dlib_mean.json")
 
-_CHIP_MEAN_SHAPE = (
+_DLIB_MEAN_SHAPE = (
     (0.8595674595992, 0.2134981538014),
     (0.6460604764104, 0.2289674387677),
     (0.1205750620789, 0.2137274526848),
@@ -26,17 +26,18 @@ _CHIP_MEAN_SHAPE = (
     (0.4901123135679, 0.6277975316475),
 )
 """dlib's mean positions of the five points in a face chip without padding (image_transforms/interpolation.h)"""
+_DLIB_PADDING = 0.25
 
 
 class IdentityNetwork(nn.Module):
     """What the networks share: a face chip goes in, an embedding and inner activations come out.
 
-    `chip_size` is the side of the chip in pixels, `chip_padding` the border around dlib's mean shape, `mean` (D,) the
-    mean embedding that `similarity` takes off.
+    `chip_size` is the side of the chip in pixels, `chip_points` where the five points lie in it (pixels, centres at
+    +0.5), `mean` (D,) the mean embedding that `similarity` takes off.
     """
 
     chip_size: int
-    chip_padding: float
+    chip_points: tuple[tuple[float, float], ...]
     mean: Tensor
 
     def chip_transform(self, points5: Tensor) -> Tensor:
@@ -49,9 +50,7 @@ class IdentityNetwork(nn.Module):
         Returns:
             (B, 2, 3) chip pixels -> image pixels, for `differentiable_crop(images, transform, chip_size)`.
         """
-        shape = torch.tensor(_CHIP_MEAN_SHAPE, dtype=points5.dtype, device=points5.device)
-        # dlib's pixel centres are at whole numbers, ours at +0.5
-        chip = (shape + self.chip_padding) / (1 + 2 * self.chip_padding) * self.chip_size + 0.5
+        chip = torch.tensor(self.chip_points, dtype=points5.dtype, device=points5.device)
         return similarity_transform(chip.expand(len(points5), -1, -1), points5)
 
     def similarity(self, first: Tensor, second: Tensor) -> Tensor:
@@ -63,7 +62,11 @@ class DlibIdentity(IdentityNetwork):
     """dlib's face recognition ResNet v1 (King 2017), 128 dimensions; affine layers merged into the convolutions."""
 
     chip_size = 150
-    chip_padding = 0.25
+    # dlib's pixel centres are at whole numbers, ours at +0.5
+    chip_points = tuple(
+        tuple((value + _DLIB_PADDING) / (1 + 2 * _DLIB_PADDING) * 150 + 0.5 for value in point)
+        for point in _DLIB_MEAN_SHAPE
+    )
     content_blocks = (2, 6, 9, 12)
     """residual blocks whose output is handed out for the content loss: the last of each resolution but the smallest"""
 
