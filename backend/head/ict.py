@@ -168,7 +168,7 @@ def cage_displacements(
 def carry_over(ict: IctModel, template: Template) -> CarriedIct:
     """Registers the template (our skin with MakeHuman's modes) to ICT's mean head and moves the identity modes over."""
     fitted = register(
-        template, ict.verts, ict.tris, start=(0.98, np.eye(3), np.zeros(3)), iterations=40, free_form=FREE_FORM
+        template, ict.verts, ict.tris, start=(0.98, np.eye(3), np.zeros(3)), iterations=25, free_form=FREE_FORM
     )
     mean = fitted.cage_in_target
     surface = template.evaluate @ mean
