@@ -533,10 +533,10 @@ def _members(archive: Path) -> Iterator[tuple[str, bool, IO[bytes] | None]]:
                         with bundle.open(info) as stream:
                             yield info.filename, kind in (0, stat.S_IFREG), stream
         elif archive.name.endswith((".tar.gz", ".tgz")):
-            with tarfile.open(archive, "r|gz") as bundle:
-                for info in bundle:
-                    if not info.isdir():
-                        yield info.name, info.isreg(), bundle.extractfile(info) if info.isreg() else None
+            with tarfile.open(archive, "r|gz") as tar:
+                for entry in tar:
+                    if not entry.isdir():
+                        yield entry.name, entry.isreg(), tar.extractfile(entry) if entry.isreg() else None
         else:
             with archive.open("rb") as stream:
                 yield archive.name, True, stream

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,12 @@ from PIL import Image
 
 from backend.networks.detector import FaceDetector
 from backend.networks.facemesh import FaceLandmarks, FaceMesh, points5
+from backend.networks.fan import Fan, FanLandmarks
 
 GOLDEN = Path(__file__).parent / "golden" / "dlib.npz"
+sys.path.insert(0, str(GOLDEN.parent))
+from seeded import seeded_weights  # noqa: E402
+
 FACE = (slice(20, 200), slice(140, 290))
 """rows and columns of the astronaut's face with some hair"""
 
@@ -137,3 +142,17 @@ def test_every_portrait_holds_one_face(shared: Path, detector: FaceDetector) -> 
     files = sorted((shared / "data" / "portraits").glob("*.jpg"))[::120]
     counts = [len(detector.detect(np.asarray(Image.open(file).convert("RGB")))) for file in files]
     assert counts == [1] * len(files)
+
+
+def test_fan_runs_on_a_photo_with_gradients(
+    photo: np.ndarray, upright: FaceLandmarks, detector: FaceDetector, mesh: FaceMesh
+) -> None:
+    shapes = {name: tuple(value.shape) for name, value in Fan().state_dict().items()}
+    weights = {name: torch.from_numpy(value) for name, value in seeded_weights(shapes, 2).items()}
+    fan = FanLandmarks(weights, mesh)
+    found = fan.landmarks(photo, detector.detect(photo)[0])
+    assert found.points.shape == (68, 2) and np.isfinite(found.points).all()
+    assert np.array_equal(found.iris, upright.iris)
+    crop = torch.rand(1, 3, 256, 256, requires_grad=True)
+    (gradient,) = torch.autograd.grad(fan(crop)[0].sum(), crop)
+    assert gradient.abs().sum() > 0

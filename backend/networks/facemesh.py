@@ -10,27 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from backend import assets
-from backend.networks.crop import (
-    apply_transform,
-    crop_photo,
-    differentiable_crop,
-    invert_transform,
-    similarity_transform,
-    square_transform,
-)
+from backend.networks.crop import apply_transform, crop_photo, square_transform
 from backend.networks.detector import Detection
 from backend.networks.tflite_graph import TfliteGraph
-
-__all__ = [
-    "FaceLandmarks",
-    "FaceMesh",
-    "apply_transform",
-    "crop_params",
-    "differentiable_crop",
-    "invert_transform",
-    "points5",
-    "similarity_transform",
-]
 
 SIZE = 192
 """side of the face mesh network's crop in pixels"""
