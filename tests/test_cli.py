@@ -163,7 +163,7 @@ def test_ctrl_c_in_a_terminal(astronaut: Path, tmp_path: Path, number: int) -> N
             sent = True
             process.send_signal(number)
     try:
-        assert process.wait(10) == 128 + number, seen[-2000:]
+        assert process.wait(60) == 128 + number, seen[-2000:]
     finally:
         process.kill()
         os.close(main)
