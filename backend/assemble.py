@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""From the parameters in `result.json` to meshes, textures and pictures: used by the fit and by `render`, so both agree."""
+"""From the parameters in `result.json` to meshes, textures and pictures; fit and `render` both use it."""
 import io
 from dataclasses import dataclass
 

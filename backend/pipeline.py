@@ -25,8 +25,8 @@ from backend.fit.person import Person
 from backend.fit.views import View, prepare_view
 from backend.head.model import load_head
 from backend.networks.detector import FaceDetector
-from backend.networks.landmarks import load_landmarks
 from backend.networks.identity import load_identity
+from backend.networks.landmarks import load_landmarks
 from backend.options import Options
 from backend.photo import load_photo
 from backend.render.raster import get_rasterizer
@@ -111,7 +111,7 @@ def choose_device(name: str) -> torch.device:
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
-def reconstruct(photos: list[str | Path | bytes], options: Options = Options(), progress: Report | None = None,
+def reconstruct(photos: list[str | Path | bytes], options: Options | None = None, progress: Report | None = None,
                 cancel: Callable[[], bool] | None = None, models: Models | None = None) -> Bundle:
     """Reconstructs one person's head from photos.
 
@@ -123,7 +123,7 @@ def reconstruct(photos: list[str | Path | bytes], options: Options = Options(), 
     """
     if not photos:
         raise GanfitError("no_photo", "No photo was given.")
-    models = models or Models()
+    models, options = models or Models(), options or Options()
     with tempfile.TemporaryDirectory(prefix="ganfit-") as folder:
         timeline = Timeline(progress, Path(folder))
         timeline.stage("photos")
@@ -185,12 +185,14 @@ def describe(person: Person, params: FitParameters, views: list[View], trace: Fi
             "lights": lights.to_result(i),
             "expression": dict(zip(head.expression_names, params.expression[i].tolist(), strict=True)),
             "landmarks": view.landmarks.points.tolist(),
-            "files": {"photo": f"photo_{i:02d}.png", "render": f"render_{i:02d}.png", "overlay": f"overlay_{i:02d}.jpg"},
+            "files": {"photo": f"photo_{i:02d}.png", "render": f"render_{i:02d}.png",
+                      "overlay": f"overlay_{i:02d}.jpg"},
         })
     return {
         "version": 1, "layout_id": head.layout_id, "views": described,
         "shape": {"basis": options.basis, "coefficients": params.identity.tolist(), "scale": scale, "ruler": ruler},
-        "texture": {"latent": params.latent.tolist(), "generator_sha256": person.generator.sha256, "size": TEXTURE_SIZE},
+        "texture": {"latent": params.latent.tolist(), "generator_sha256": person.generator.sha256,
+                    "size": TEXTURE_SIZE},
         "palette": dict(zip(head.palette_names, params.palette.tolist(), strict=True)),
         "losses": trace.losses, "timings": {}, "device": str(device),
         "packages": {p: importlib.metadata.version(p) for p in PACKAGES},

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The contact sheet: photo, overlay with and without light, their difference, geometry, albedo, two new views (GANFIT, Fig. 6)."""
+"""The contact sheet, with the columns of GANFIT's Fig. 6: photo, fit with and without light, shape, albedo, new views."""
 import math
 
 import numpy as np
@@ -35,7 +35,7 @@ def soft_light(device: torch.device) -> Lights:
 
 
 def orbit(scene: Assembled, yaw: float, size: int, device: torch.device) -> Camera:
-    """A camera 1 m away, turned `yaw` degrees about the head (positive shows the subject's left), filling the picture."""
+    """A camera 1 m away that the head fills, `yaw` degrees around it (positive shows the subject's left)."""
     angle = math.radians(yaw)
     points = scene.verts1[0]
     centre = ((points.min(0).values + points.max(0).values) / 2)[None]

@@ -8,17 +8,17 @@ from pathlib import Path
 import torch
 
 from backend.fit.config import PRESETS, FitConfig, LossWeights
-from backend.fit.fit import Energy, Clock, fit
+from backend.fit.fit import Clock, Energy, fit
 from backend.fit.parameters import FitParameters
+from backend.fit.person import Person
+from backend.fit.views import View, prepare_view
 from backend.networks.facemesh import FaceMesh
 from backend.options import Options
 from backend.photo import load_photo
 from backend.pipeline import Models, align_views, choose_device
-from backend.fit.person import Person
-from backend.fit.views import View, prepare_view
 
 TERMS = ("identity", "identity_random", "content", "pixel", "landmark", "landmark_mesh", "shape", "expression", "latent",
-         "light", "camera")
+         "light", "palette", "camera")
 MEASURED = ("identity", "identity_random", "content", "pixel", "landmark", "landmark_mesh")
 
 

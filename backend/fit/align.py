@@ -7,8 +7,8 @@ from backend.fit.parameters import DISTANCE_PRIOR, FitParameters, ViewFrame, cam
 from backend.render.camera import axis_angle
 
 LANDMARK_SIGMA = 0.07
-"""Expected error of one landmark in interocular distances. Wider than the network's noise (about 0.015), because errors of
-neighbours agree: with 0.025 the fit trusts them too much (bench, 17 photos: 1.24 mm, with 0.08 1.18 mm)."""
+"""Expected error of one landmark in interocular distances. Wider than the network's noise (about 0.015), because
+errors of neighbours agree: with 0.025 the fit trusts them too much (bench, 17 photos: 1.24 mm, with 0.08 1.18 mm)."""
 EXPRESSION_SIGMA = 0.25
 """Prior width of an ARKit coefficient in the alignment."""
 
@@ -100,7 +100,7 @@ def align(model: LandmarkModel, params: FitParameters, points: Tensor, frame: Vi
         jac_data, jac_prior = jac_data.reshape(-1, len(x)).to(x), jac_prior.to(x)
         hessian = jac_data.T @ (w[:, None] * jac_data) + jac_prior.T @ jac_prior
         gradient = jac_data.T @ (w * data.reshape(-1)) + jac_prior.T @ prior
-        free = ~(((x <= 0) & (gradient > 0) | (x >= 1) & (gradient < 0)))
+        free = ~((x <= 0) & (gradient > 0) | (x >= 1) & (gradient < 0))
         free[:k] = True
         free[k + e:] = True
         for _attempt in range(6):

@@ -16,6 +16,7 @@ from backend.fit.person import Person
 from backend.fit.views import View
 from backend.networks.crop import differentiable_crop
 from backend.networks.facemesh import FaceMesh, points5
+from backend.networks.fan import FanLandmarks
 from backend.render.camera import Camera
 from backend.render.color import srgb_to_linear
 from backend.render.lights import COSINE_LOBE, random_lights, sh_basis
@@ -46,7 +47,7 @@ PREVIEW_EVERY = 10
 class Energy:
     """E(p) of GANFIT for fixed photos at one crop size; every term can be switched off by its weight."""
 
-    def __init__(self, person: Person, views: list[View], identity: torch.nn.Module, mesh: FaceMesh,
+    def __init__(self, person: Person, views: list[View], identity: torch.nn.Module, mesh: FaceMesh | FanLandmarks,
                  stage: StageConfig, rng: torch.Generator, device: torch.device):
         self.person, self.views, self.identity, self.mesh = person, views, identity, mesh
         self.stage, self.rng, self.device = stage, rng, device
@@ -60,14 +61,14 @@ class Energy:
         self.units = torch.tensor([v.frame.unit for v in views], device=device)
         self.landmark_model = person.landmark_model()
         self.usual_palette = person.default_palette().to(device)
-        mesh_to_photo = torch.stack([torch.as_tensor(v.landmarks.transform, dtype=torch.float32) for v in views])
+        mesh_to_photo = mesh.crop_params(self.points[:, :468].cpu())
         self.mesh_transform = self._to_crop(mesh_to_photo)
         chip_to_photo = identity.chip_transform(points5(self.points[:, :468].cpu()))
         self.chip_transform = self._to_crop(chip_to_photo)
         self.net_unit = self.units / torch.linalg.norm(mesh_to_photo[:, :, 0], dim=1).to(device)
         with torch.no_grad():
             pictures = self.photo.permute(0, 3, 1, 2)
-            self.photo_points, _ = mesh(differentiable_crop(pictures, self.mesh_transform, 192))
+            self.photo_points, _ = mesh(differentiable_crop(pictures, self.mesh_transform, mesh.crop_size))
             self.photo_embedding, self.photo_layers = identity(
                 differentiable_crop(pictures, self.chip_transform, identity.chip_size))
 
@@ -100,7 +101,7 @@ class Energy:
             terms["pixel"] = losses.pixel_distance(self.photo, rgb, mask)
         if weights.landmark:
             with clock("landmark network"):
-                points, _ = self.mesh(differentiable_crop(pictures, self.mesh_transform, 192))
+                points, _ = self.mesh(differentiable_crop(pictures, self.mesh_transform, self.mesh.crop_size))
                 terms["landmark"] = losses.landmark_distance(points[..., :2], self.photo_points[..., :2], self.net_unit)
         if weights.landmark_mesh:
             terms["landmark_mesh"] = self.mesh_landmarks(params)
@@ -131,7 +132,8 @@ class Energy:
     def random_chip(self, params: FitParameters, texture: Tensor) -> Tensor:
         """The same person under an expression, camera and light drawn at random (Eq. 4): a chip (1, 3, size, size)."""
         person, rng = self.person, self.rng
-        expression = (torch.rand(1, 52, generator=rng) * (torch.rand(1, 52, generator=rng) < 0.12)).to(self.device) * 0.6
+        strength, chosen = torch.rand(1, 52, generator=rng), torch.rand(1, 52, generator=rng) < 0.12
+        expression = (0.6 * strength * chosen).to(self.device)
         cage = person.head.cage(params.identity[None], expression)
         verts1 = person.head.subdivide(cage)
         camera = random_camera(rng, RANDOM_VIEW_SIZE, self.device)
@@ -286,8 +288,8 @@ def check_finite(terms: dict[str, Tensor], params: FitParameters, iteration: int
                               f"The fit broke down in step {iteration}: the gradient of {name} is not a number.")
 
 
-def fit(person: Person, views: list[View], params: FitParameters, identity: torch.nn.Module, mesh: FaceMesh,
-        config: FitConfig, seed: int, progress: Progress | None = None,
+def fit(person: Person, views: list[View], params: FitParameters, identity: torch.nn.Module,
+        mesh: FaceMesh | FanLandmarks, config: FitConfig, seed: int, progress: Progress | None = None,
         cancelled: Callable[[], bool] | None = None) -> tuple[FitParameters, FitTrace]:
     """All stages of the full energy from aligned parameters. Deterministic on the CPU for one seed and thread count."""
     device = params.identity.device

@@ -75,10 +75,11 @@ class Person:
         """Renders level-1 vertices (B, V1, 3) with one texture and palette."""
         head = self.head
         colours = (head.palette_weights1 @ palette)[None]
-        return render(self.raster, verts1, head.tri1, head.uv1, texture, colours, self.is_skin, head.ao1, camera, lights)
+        return render(self.raster, verts1, head.tri1, head.uv1, texture, colours, self.is_skin, head.ao1, camera,
+                      lights)
 
     def pixel_mask(self, output: RenderOutput) -> Tensor:
-        """(B, H, W, 1) constant weights of the pixel term: region weight inside the visible skin, eyes count in full."""
+        """(B, H, W, 1) constant weights of the pixel term: the region's weight where the head covers the pixel."""
         with torch.no_grad():
             weight = self.raster.interpolate(self.pixel_weight1[None], output.rast, self.head.tri1)
             return weight * (output.alpha > 0.99)

@@ -8,9 +8,10 @@ from torch import Tensor
 
 from backend.errors import GanfitError
 from backend.fit.parameters import ViewFrame
-from backend.networks.detector import FaceDetector
 from backend.networks.crop import crop_photo
+from backend.networks.detector import FaceDetector
 from backend.networks.facemesh import FaceLandmarks, FaceMesh
+from backend.networks.fan import FanLandmarks
 from backend.photo import Photo
 
 MIN_FACE = 40
@@ -79,12 +80,16 @@ def choose_face(photo: Photo, detector: FaceDetector, face: int | None) -> tuple
     return found[index], warnings
 
 
-def prepare_view(photo: Photo, detector: FaceDetector, mesh: FaceMesh, face: int | None) -> tuple[View, list[str]]:
+def prepare_view(photo: Photo, detector: FaceDetector, network: FaceMesh | FanLandmarks,
+                 face: int | None) -> tuple[View, list[str]]:
     """Detects the face of a photo and everything that stays fixed during the fit.
+
+    The dense mesh places crops and the alignment, also where the fit's landmark term uses FAN's 68 points.
 
     Raises GanfitError: no_face, face_index, face_too_small.
     """
     detection, warnings = choose_face(photo, detector, face)
+    mesh = network.mesh if isinstance(network, FanLandmarks) else network
     landmarks = mesh.landmarks(photo.image, detection)
     points = np.asarray(landmarks.points)
     if float(landmarks.presence) < 0.3:
@@ -98,7 +103,7 @@ def prepare_view(photo: Photo, detector: FaceDetector, mesh: FaceMesh, face: int
         warnings.append(f"The face in {photo.name} is small ({unit * 2:.0f} pixels); details will be guessed.")
     height, width = photo.image.shape[:2]
     anchor = eyes.mean(0)
-    frame = ViewFrame(size=(height, width), anchor=(float(anchor[0]), float(anchor[1])), unit=unit, focal=photo.focal_px)
+    frame = ViewFrame((height, width), (float(anchor[0]), float(anchor[1])), unit, photo.focal_px)
     low, high = points.min(0), points.max(0)
     centre, side = (low + high) / 2, 1.7 * float((high - low).max())
     centre[1] -= 0.06 * side
