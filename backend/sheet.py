@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The contact sheet, with the columns of GANFIT's Fig. 6: photo, fit with and without light, shape, albedo, new views."""
+"""The contact sheet with the columns of GANFIT's Fig. 6: photo, fit with and without light, shape, albedo, views."""
 import math
 
 import numpy as np

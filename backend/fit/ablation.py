@@ -17,8 +17,8 @@ from backend.options import Options
 from backend.photo import load_photo
 from backend.pipeline import Models, align_views, choose_device
 
-TERMS = ("identity", "identity_random", "content", "pixel", "landmark", "landmark_mesh", "shape", "expression", "latent",
-         "light", "palette", "camera")
+TERMS = ("identity", "identity_random", "content", "pixel", "landmark", "landmark_mesh", "shape", "expression",
+         "latent", "light", "palette", "camera")
 MEASURED = ("identity", "identity_random", "content", "pixel", "landmark", "landmark_mesh")
 
 

@@ -10,6 +10,7 @@ from backend.fit.parameters import FitParameters
 from backend.head.model import HeadModel
 from backend.render.camera import Camera
 from backend.render.lights import Lights
+from backend.render.raster import Rasterizer
 from backend.render.render import RenderOutput, render
 from backend.texture.generator import Generator
 
@@ -28,7 +29,7 @@ class Person:
 
     head: HeadModel
     generator: Generator
-    raster: object
+    raster: Rasterizer
 
     def __post_init__(self) -> None:
         head = self.head
