@@ -335,6 +335,8 @@ def _version(interpreter: Path) -> tuple[int, int]:
 
 def _pip(python: Path, settings: Settings, action: str = "install", progress: str = "raw") -> list[str | Path]:
     command: list[str | Path] = [python, "-m", "pip", action, "--progress-bar", progress]
+    if action == "install":
+        command.append("--no-compile")  # half of the time; what is imported is compiled then
     if settings.index_url:
         command += ["--index-url", settings.index_url]
     if settings.wheels:
