@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The fit from landmarks to bundle: known poses, several photos, photos without colour, numbers that break down."""
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from backend.errors import GanfitError
+from backend.fit.align import LandmarkModel, align, initial_parameters, weak_perspective
+from backend.fit.fit import as_grey, check_finite
+from backend.fit.parameters import ViewFrame, camera_of
+from backend.options import Options
+from backend.pipeline import Models, reconstruct
+from backend.render.camera import Camera
+
+QUICK = Options(preset="draft", iterations=2, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def models() -> Models:
+    """Networks and head, loaded once."""
+    return Models()
+
+
+def face_like(rng: torch.Generator) -> LandmarkModel:
+    """Eighty points in a head's box with three identity and one expression direction."""
+    mean = (torch.rand(80, 3, generator=rng) - 0.5) * torch.tensor([0.14, 0.18, 0.09])
+    identity = 0.002 * torch.randn(3, 80, 3, generator=rng)
+    expression = torch.zeros(52, 80, 3)
+    expression[0] = 0.004 * torch.randn(80, 3, generator=rng)
+    return LandmarkModel(mean, identity, expression, torch.ones(80))
+
+
+def test_weak_perspective_is_exact_for_an_orthographic_camera() -> None:
+    """Points turned by a known rotation, scaled and shifted, give that rotation back."""
+    model = face_like(torch.Generator().manual_seed(0))
+    angle = 0.4
+    rotation = torch.tensor([[np.cos(angle), 0, np.sin(angle)], [0, 1, 0], [-np.sin(angle), 0, np.cos(angle)]]).float()
+    points = (model.mean @ rotation.T)[:, :2] * torch.tensor([900.0, -900.0]) + torch.tensor([200.0, 300.0])
+    found, origin, scale = weak_perspective(model.mean, points, model.weights)
+    assert torch.allclose(found, rotation, atol=1e-4)
+    assert origin.tolist() == pytest.approx([200, 300], abs=1e-2)
+    assert scale == pytest.approx(900, rel=1e-4)
+
+
+def test_alignment_finds_camera_shape_and_expression() -> None:
+    """Noise-free landmarks under a perspective camera with a known focal length: projection within a tenth of a pixel,
+    rotation within half a degree, and the coefficients' signs and sizes."""
+    model = face_like(torch.Generator().manual_seed(1))
+    camera = Camera.look_at(torch.tensor([[0.3, 0.1, 0.8]]), torch.tensor([[0.0, 0.0, 0.0]]), 0.5, (480, 640))
+    identity, expression = torch.tensor([1.5, -1.0, 0.5]), torch.zeros(52)
+    expression[0] = 0.6
+    points = camera.project(model.points(identity, expression)[None])[0]
+    frame = ViewFrame((480, 640), (320.0, 240.0), 60.0, focal=float(camera.focal))
+    start = initial_parameters(model, points, frame, 8, torch.zeros(1, 3))
+    found = align(model, start, points, frame, 25)
+    projected = camera_of(found, [frame], 0).project(model.points(found.identity, found.expression[0])[None])[0]
+    assert float((projected - points).norm(dim=1).mean()) < 0.5
+    position = camera_of(found, [frame], 0).position()[0]
+    true = camera.position()[0]
+    cosine = float(torch.nn.functional.cosine_similarity(position, true, dim=0))
+    assert np.degrees(np.arccos(min(cosine, 1.0))) < 0.5
+    assert found.identity.sign().tolist() == [1, -1, 1]
+    assert 0 <= float(found.expression.min()) and float(found.expression.max()) <= 1
+
+
+def test_grey_views_are_compared_as_luma() -> None:
+    """Rec.709 luma, only where the view is grey."""
+    rgb = torch.tensor([1.0, 0.0, 0.0]).expand(2, 1, 1, 3)
+    out = as_grey(rgb, torch.tensor([True, False]))
+    assert out[0, 0, 0].tolist() == pytest.approx([0.2126] * 3)
+    assert out[1, 0, 0].tolist() == [1, 0, 0]
+
+
+def test_a_term_that_is_not_a_number_is_named() -> None:
+    """NaN stops the fit with a sentence."""
+    model = face_like(torch.Generator().manual_seed(2))
+    frame = ViewFrame((100, 100), (50.0, 50.0), 30.0)
+    params = initial_parameters(model, model.mean[:, :2] * 500 + 50, frame, 8, torch.zeros(1, 3))
+    with pytest.raises(GanfitError, match="pixel") as caught:
+        check_finite({"pixel": torch.tensor(float("nan"))}, params, 3)
+    assert caught.value.code == "fit_diverged"
+
+
+def test_two_photos_share_shape_and_texture(models: Models, astronaut: Path) -> None:
+    """A photo and its brighter mirror image: one head, two cameras on either side, two lights, two renders."""
+    mirrored = np.asarray(Image.open(astronaut).convert("RGB"))[:, ::-1]
+    stream = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(mirrored)).save(stream, "PNG")
+    bundle = reconstruct([astronaut, stream.getvalue()], QUICK, models=models)
+    views = bundle.result["views"]
+    assert len(views) == 2 and len(bundle.result["texture"]["latent"]) == 512
+    sideways = [view["camera"]["cam_to_world"][0][3] for view in views]
+    assert sideways[0] * sideways[1] < 0
+    for name in ("photo_01.png", "render_01.png", "overlay_01.jpg"):
+        assert bundle.read(name)
+    assert bundle.image("render_01.png").shape == (512, 512, 4)
+
+
+def test_grey_photo_says_so_and_same_seed_gives_the_same_bits(models: Models, astronaut: Path) -> None:
+    """A black-and-white photo is fitted with a warning; the same seed gives the same parameters."""
+    stream = io.BytesIO()
+    Image.open(astronaut).convert("L").save(stream, "PNG")
+    first = reconstruct([stream.getvalue()], QUICK, models=models).result
+    second = reconstruct([stream.getvalue()], QUICK, models=models).result
+    assert any("no colour" in warning for warning in first["warnings"])
+    assert first["shape"] == second["shape"] and first["texture"] == second["texture"]
+    assert first["losses"] == second["losses"]
+
+
+def test_two_faces_take_the_largest_and_say_so(models: Models, astronaut: Path) -> None:
+    """Side by side, one smaller: the larger is fitted with a warning; `face` chooses the other; a third is refused."""
+    face = Image.open(astronaut).convert("RGB").crop((100, 0, 350, 250))
+    both = Image.new("RGB", (600, 300), (200, 200, 200))
+    both.paste(face.resize((300, 300)), (0, 0))
+    both.paste(face.resize((200, 200)), (380, 50))
+    stream = io.BytesIO()
+    both.save(stream, "PNG")
+    result = reconstruct([stream.getvalue()], QUICK, models=models).result
+    assert any("2 faces" in warning for warning in result["warnings"])
+    assert np.array(result["views"][0]["landmarks"])[:, 0].mean() < 300
+    other = reconstruct([stream.getvalue()], replace(QUICK, face=1), models=models).result
+    assert np.array(other["views"][0]["landmarks"])[:, 0].mean() > 380
+    with pytest.raises(GanfitError) as caught:
+        reconstruct([stream.getvalue()], replace(QUICK, face=2), models=models)
+    assert caught.value.code == "face_index"
