@@ -13,12 +13,17 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import torch
+from scipy import ndimage
 
 from backend.texture.augment import Augmenter
 from backend.texture.data import SkinLayout, SourceMap, decode, encode, load_sources, name_hash
+from backend.texture.linear import raw_band
 from backend.texture.uvmap import area_down
 
 SIZE = 512
+GRAIN_PERSON = "White_F_1"
+"""Photographed pores without stubble, of middling strength."""
 
 
 def save_sources(layout: SkinLayout, shared: Path, path: Path) -> None:
@@ -53,6 +58,25 @@ def texel_weight(regions: dict[str, np.ndarray], covered: np.ndarray) -> np.ndar
     fine = np.clip(regions["brow"] + regions["eyes"] + regions["lips"] + regions["nose"], 0, 1)
     weight = 0.08 + covered * (0.32 + 0.6 * np.clip(regions["face"] + 0.5 * regions["forehead"], 0, 1) + 0.5 * fine)
     return (weight * (1 - 0.7 * hidden)).astype(np.float32)
+
+
+def save_grain(sources: Path, path: Path) -> None:
+    """Pores and fine lines of one person's smooth skin, raw left halves (3, R, R/2) at 256 and 512 texels.
+
+    Averages over people have none; a generator is given these once, so that its skin is not plastic.
+    """
+    people, regions, _ = read_sources(sources)
+    person = next(p for p in people if p.name == GRAIN_PERSON)
+    names = ("brow", "eyes", "lips", "nostril", "socket", "mouth_bag", "ear_left", "ear_right")
+    features = sum(regions[n] for n in names)
+    smooth = ndimage.gaussian_filter((ndimage.maximum_filter(features, 9) < 0.05).astype(np.float32), 3)
+    maps = torch.from_numpy(person.albedo).permute(2, 0, 1)[None]
+    grain = {}
+    for side in (256, 512):
+        band = raw_band(maps, side)[0].mean(0).numpy() * area_down(smooth, SIZE // side)
+        limit = 3 * band[area_down(regions["cheek"], SIZE // side) > 0.3].std()
+        grain[f"grain_{side}"] = np.repeat(band.clip(-limit, limit)[None, :, :side // 2], 3, 0).astype(np.float32)
+    np.savez(path, **grain)
 
 
 def draw_maps(sources: Path, resolution: int, count: int, seed: int, path: Path) -> None:
@@ -96,6 +120,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         save_sources(SkinLayout.of(load_head()), options.shared, sources)
     held = save_held_out(sources, options.out / "held_out.npz")
+    save_grain(sources, options.out / "grain.npz")
     people, regions, covered = read_sources(sources)
     np.save(options.out / "weight.npy", texel_weight(regions, covered))
     with np.load(sources, allow_pickle=False) as data:

@@ -177,6 +177,11 @@ class Generator(nn.Module):
         self.base = nn.Parameter(torch.zeros(self.spec.latent, 3, size, size))
         self.base_mean = nn.Parameter(torch.zeros(3, size, size))
 
+    def band(self, resolution: int) -> LinearBand:
+        """The linear detail of one resolution above the base."""
+        return next(level.band for level in self.levels
+                    if level.band is not None and level.band.maps.shape[-2] == resolution)
+
     @property
     def latent_mean(self) -> Tensor:
         """Latent (L,) of the mean map: the prior is N(0, I), so all zeros."""

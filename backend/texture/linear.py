@@ -133,8 +133,7 @@ def initialise(generator: Generator, latents: Tensor, images: Tensor, resolution
 
 def _set_band(generator: Generator, resolution: int, mean: Tensor, slope: Tensor) -> None:
     """Mean and leading symmetric components of one band."""
-    band = next(level.band for level in generator.levels
-                if level.band is not None and level.band.maps.shape[-2] == resolution)
+    band = generator.band(resolution)
     half = resolution // 2
 
     def symmetric(x: Tensor) -> Tensor:

@@ -206,6 +206,16 @@ class Training:
         return 0.05 + 0.475 * (1 + float(np.cos(np.pi * min(1.0, self.step / total))))
 
 
+def with_grain(generator: Generator, path: Path) -> Generator:
+    """A copy whose mean map has the skin grain of `dataset.save_grain`, which no average of people shows."""
+    finished = copy.deepcopy(generator)
+    with np.load(path, allow_pickle=False) as data, torch.no_grad():
+        for name in data.files:
+            band = finished.band(int(name.removeprefix("grain_")))
+            band.maps[0] += torch.from_numpy(data[name]) / band.bias[0]
+    return finished
+
+
 def _starts_right(name: str) -> bool:
     return name.startswith("base") or ".band." in name or name.endswith("places")
 
@@ -274,7 +284,8 @@ def _loop(training: Training, sets: dict[int, MapSet], weight: Tensor, snapshot:
         late = options.minutes and time.time() - began > 60 * options.minutes
         if training.step % options.snapshot_every == 0 or training.step == total or late:
             training.save(snapshot)
-            save_generator(training.average, options.out / "generator.safetensors", {"step": str(training.step)})
+            finished = with_grain(training.average, options.textures / "grain.npz")
+            save_generator(finished, options.out / "generator.safetensors", {"step": str(training.step)})
             sample_grid(training.average, 7, options.out / f"samples_{training.step:06d}.png")
             mean = {k: round(float(np.mean([t[k] for t in terms if k in t])), 5) for k in terms[-1]}
             line = {"step": training.step, "of": total, "resolution": stage.resolution,
