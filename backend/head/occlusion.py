@@ -43,7 +43,7 @@ def surface_samples(verts: np.ndarray, tri: np.ndarray, spacing: float) -> np.nd
     """Points (N, 3) on the triangles, at most about `spacing` apart."""
     corners = verts[tri]
     longest = np.linalg.norm(corners - np.roll(corners, -1, axis=1), axis=2).max(1)
-    steps = np.clip(np.ceil(longest / spacing).astype(int), 1, 40)
+    steps = np.clip(np.ceil(longest / spacing).astype(int), 1, 500)
     points = []
     for n in np.unique(steps):
         i, j = np.meshgrid(np.arange(n + 1), np.arange(n + 1))
