@@ -18,7 +18,7 @@ from backend import __version__, assets
 from backend.options import CHOICES
 from backend.paths import cache_dir
 
-PACKAGES = ("torch", "numpy", "scipy", "pillow", "safetensors", "rich", "tflite", "pygltflib", "warp-lang")
+PACKAGES = ("torch", "numpy", "scipy", "pillow", "safetensors", "rich", "tflite", "warp-lang")
 OPTIONAL_PACKAGES = ("nvdiffrast", "pillow-heif")
 MIN_FREE_BYTES = 1 << 30
 

@@ -14,7 +14,7 @@ from PIL import Image
 
 from backend import assets, glb
 from backend.assemble import Assembled, assemble, full_render, jpeg, png, texture_png
-from backend.bundle import Bundle, read_bundle, write_bundle
+from backend.bundle import Bundle, check_output, read_bundle, write_bundle
 from backend.errors import GanfitError
 from backend.fit.align import align, initial_parameters
 from backend.fit.config import PRESETS, FitConfig
@@ -124,6 +124,8 @@ def reconstruct(photos: list[str | Path | bytes], options: Options | None = None
     if not photos:
         raise GanfitError("no_photo", "No photo was given.")
     models, options = models or Models(), options or Options()
+    if options.out is not None:
+        check_output(options.out)
     with tempfile.TemporaryDirectory(prefix="ganfit-") as folder:
         timeline = Timeline(progress, Path(folder))
         timeline.stage("photos")

@@ -368,8 +368,9 @@ def _free_form_step(
     for i in range(3):
         right[i] = selector.T @ pull[:, i]
         for j in range(i, 3):
-            blocks[i][j] = selector.T @ sp.diags(metric[:, i, j]) @ selector
-            blocks[j][i] = blocks[i][j].T if i != j else blocks[i][j]
+            block = selector.T @ sp.diags(metric[:, i, j]) @ selector
+            blocks[i][j] = block
+            blocks[j][i] = block if i == j else block.T
         blocks[i][i] = blocks[i][i] + smooth + sp.diags(np.full(count, 1e-9))
     if landmarks is not None:
         lm_rows, lm_points, lm_weight = landmarks
