@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from backend.errors import GanfitError
+from backend.head.cage import PARTS
+from backend.head.eyes import IRIS_RADIUS, RINGS, SEGMENTS
 
 if TYPE_CHECKING:
     from backend.head.cage import Cage
@@ -101,3 +103,15 @@ def load_landmarks(cage: Cage | None = None, path: Path = LANDMARK_MAP) -> Landm
                 hint="Reinstall the backend; its files do not fit together.",
             )
     return _read(path)
+
+
+def iris_vertices(part: np.ndarray) -> np.ndarray:
+    """Cage vertices (2, 5) of the irises of the subject's right and left eye: centre, then the rim at the subject's
+    left, above, at the right, below. part: (V0,) index into PARTS of every cage vertex."""
+    ring = 1 + SEGMENTS * int(np.argmin([abs(radius - IRIS_RADIUS) for radius, _ in RINGS]))
+    quarter = SEGMENTS // 4
+    rows = []
+    for name, order in (("eye_right", (2, 1, 0, 3)), ("eye_left", (0, 1, 2, 3))):  # the right eye is a mirror image
+        first = int(np.flatnonzero(part == PARTS.index(name))[0])
+        rows.append([first, *(first + ring + quarter * k for k in order)])
+    return np.array(rows)

@@ -11,7 +11,7 @@ one (`evaluate @ cage`).
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import scipy.sparse as sp
@@ -358,7 +358,7 @@ def _free_form_step(
     count = len(cage)
     selector = (match.rows @ template.evaluate).tocsr()
     start = selector @ base
-    blocks = [[None] * 3 for _ in range(3)]
+    blocks: list[list[Any]] = [[None] * 3 for _ in range(3)]
     right = np.zeros((3, count))
     smooth = stiffness * (template.smoothness.T @ template.smoothness)
     metric = (

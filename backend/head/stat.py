@@ -301,8 +301,9 @@ def load_identity_basis(name: str, cage: Cage) -> tuple[np.ndarray, np.ndarray]:
 def fold(skin: Skin, mean: np.ndarray, modes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Whole cage for skin statistics: parts follow, motion and scale are taken out, the origin goes between the
     eyes."""
-    scale = INTERPUPILLARY / np.linalg.norm(np.subtract(*eye_centres(skin, mean)))
-    mean, modes = mean * scale, modes * scale
+    for _ in range(5):  # the eyeballs keep their size, so their distance does not quite follow the scale
+        scale = INTERPUPILLARY / np.linalg.norm(np.subtract(*eye_centres(skin, mean)))
+        mean, modes = mean * scale, modes * scale
     modes = carry_inside(skin, remove_motion(modes, mean, skin.face))
     moves = eye_motion(skin, mean, modes)
     whole_modes = follow(skin, modes, moves) - moves.mean(1)[:, None]
