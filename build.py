@@ -43,7 +43,7 @@ TITLES = {
 # What a set-up fetches, in MB, said before it starts (pip says each file's own size as it comes to it).
 DOWNLOADS = {
     "runtime": "about 450 MB with a CPU build of torch, about 3 GB with a CUDA build",
-    "tests": "about 110 MB",
+    "tests": "about 70 MB",
     "blender": "about 400 MB",
     "sample": "14 MB (scikit-image, for the sample photo inside it)",
     "gltf-validator": "1 MB",
