@@ -345,7 +345,8 @@ def _ict_skin(skin: Skin, mean: np.ndarray, modes: np.ndarray, folder: Path) -> 
     """ICT-FaceKit's mean and modes on the skin, in the size of our heads."""
     from backend.head.ict import carry_over, load_ict
 
-    carried = carry_over(load_ict(folder), template_of(skin, mean, modes))
+    origin = eye_centres(skin, mean).mean(0)  # ICT's head is centred between the eyes, MakeHuman's mean is not
+    carried = carry_over(load_ict(folder), template_of(skin, mean - origin, modes))
     scale = INTERPUPILLARY / np.linalg.norm(np.subtract(*eye_centres(skin, carried.mean)))
     return carried.mean * scale, carried.modes * scale
 
