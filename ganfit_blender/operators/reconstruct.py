@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Operators that make a head from photos, and the one that cancels any job."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import bpy
+from bpy.props import StringProperty
+
+from .. import preferences, protocol, session
+from ..errors import AddonError
+from ..job import WorkerJob
+from ..ui_strings import label, tip
+from ..viewport import redraw
+from .base import JobOperator
+from .result import import_folder
+
+
+class GANFIT_OT_reconstruct(JobOperator, bpy.types.Operator):
+    bl_idname = "ganfit.reconstruct"
+    bl_label = label("reconstruct")
+    bl_description = tip("reconstruct")
+    bl_options = {"UNDO"}  # no REGISTER: its redo panel would run the whole fit again
+
+    output: StringProperty(name=label("output"), description=tip("output"), subtype="DIR_PATH", options={"SKIP_SAVE"})
+
+    def begin(self, context: bpy.types.Context) -> tuple[WorkerJob, Path]:
+        """Asks the worker for a reconstruction of the scene's photos."""
+        settings = context.scene.ganfit
+        photos = chosen_photos(settings)
+        names = ("preset", "device", "basis", "seed")
+        params = {
+            "photos": [str(photo) for photo in photos],
+            "out": str(self._output_folder(settings, photos[0])),
+            "options": {name: getattr(settings, name) for name in names},
+        }
+        worker = preferences.worker()
+        return WorkerJob(worker, protocol.RECONSTRUCT, params), worker.log_path
+
+    def conclude(self, context: bpy.types.Context, result: dict[str, Any]) -> str:
+        """Imports the bundle."""
+        return import_folder(context, Path(result["bundle"]), match=True)
+
+    def _output_folder(self, settings: Any, photo: Path) -> Path:
+        """The operator's own output is taken as it is; below the scene's, each result gets a new folder."""
+        if self.output:
+            return Path(bpy.path.abspath(self.output)).absolute()
+        parent = Path(bpy.path.abspath(settings.output)) if settings.output else preferences.user_folder() / "results"
+        return new_folder(parent.absolute(), photo.stem)
+
+
+class GANFIT_OT_cancel(bpy.types.Operator):
+    bl_idname = "ganfit.cancel"
+    bl_label = label("cancel")
+    bl_description = tip("cancel")
+
+    @classmethod
+    def poll(cls, context: bpy.types.Context) -> bool:
+        """There is something to cancel."""
+        return session.current().status is not None
+
+    def execute(self, context: bpy.types.Context) -> set[str]:
+        """The job's own operator sees the end."""
+        session.current().job.cancel()
+        redraw(context)
+        return {"FINISHED"}
+
+
+def chosen_photos(settings: Any) -> list[Path]:
+    """The photos of the scene's list as absolute paths. Raises AddonError: `no_photo`, `photo_missing`."""
+    photos = [Path(bpy.path.abspath(photo.path)).absolute() for photo in settings.photos if photo.path]
+    if not photos:
+        raise AddonError("no_photo", "No photo is chosen.")
+    for photo in photos:
+        if not photo.is_file():
+            raise AddonError("photo_missing", f"There is no photo {photo}.")
+    return photos
+
+
+def new_folder(parent: Path, name: str) -> Path:
+    """A folder of this name that does not exist yet (it is not made): `name`, `name-2`, ..."""
+    clean = re.sub(r"[^\w.-]+", "_", name).strip("._") or "person"
+    candidate, number = parent / clean, 2
+    while candidate.exists():
+        candidate, number = parent / f"{clean}-{number}", number + 1
+    return candidate
+
+
+CLASSES = (GANFIT_OT_reconstruct, GANFIT_OT_cancel)
