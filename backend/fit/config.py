@@ -103,6 +103,6 @@ class FitConfig:
 
 PRESETS: dict[str, FitConfig] = {
     "draft": FitConfig(12, (StageConfig(40, 192, 256),)),
-    "standard": FitConfig(20, (StageConfig(90, 224, 256), StageConfig(70, 256, 512))),
+    "standard": FitConfig(20, (StageConfig(90, 224, 256), StageConfig(70, 256, 256))),
     "best": FitConfig(25, (StageConfig(150, 256, 256), StageConfig(250, 384, 512))),
 }

@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -13,13 +13,15 @@ from backend.fit import losses
 from backend.fit.config import FitConfig, LearningRates, LossWeights, StageConfig
 from backend.fit.parameters import DISTANCE_PRIOR, FitParameters, ViewFrame, camera_of
 from backend.fit.person import Person
+from backend.fit.skin import MIN_PIXELS, skin_likelihood
 from backend.fit.views import View
 from backend.networks.crop import differentiable_crop
 from backend.networks.facemesh import FaceMesh, points5
 from backend.networks.fan import FanLandmarks
 from backend.render.camera import Camera
-from backend.render.color import srgb_to_linear
+from backend.render.color import linear_to_srgb, srgb_to_linear
 from backend.render.lights import COSINE_LOBE, random_lights, sh_basis
+from backend.render.render import RenderOutput
 
 RANDOM_VIEW_SIZE = 176
 """Side of the second render in pixels: the identity network sees 150 of them."""
@@ -65,6 +67,7 @@ class Energy:
         self.mesh_transform = self._to_crop(mesh_to_photo)
         chip_to_photo = identity.chip_transform(points5(self.points[:, :468].cpu()))
         self.chip_transform = self._to_crop(chip_to_photo)
+        self.skin = torch.ones_like(self.inside)
         self.net_unit = self.units / torch.linalg.norm(mesh_to_photo[:, :, 0], dim=1).to(device)
         with torch.no_grad():
             pictures = self.photo.permute(0, 3, 1, 2)
@@ -92,9 +95,12 @@ class Energy:
         with clock("render"):
             out = person.picture(verts1, texture, params.palette, self.cameras(params), params.lights())
             rgb = as_grey(out.rgb, self.grey)
-            mask = person.pixel_mask(out) * self.inside
-            # Behind the head the networks see the photo itself: only the head's pixels carry gradients.
-            composed = rgb + (1 - out.alpha) * self.photo
+            weight, bare, _ = person.masks(out)
+            # Behind the head and where hair lies over it the networks see the photo itself: only the head's visible
+            # pixels carry gradients.
+            visible = 1 - bare * (1 - self.skin)
+            mask = weight * visible * self.inside
+            composed = visible * rgb + (1 - visible * out.alpha) * self.photo
         terms: dict[str, Tensor] = {}
         pictures = composed.permute(0, 3, 1, 2)
         if weights.pixel:
@@ -202,20 +208,60 @@ def random_camera(rng: torch.Generator, size: int, device: torch.device) -> Came
     return Camera.look_at(target + distance * direction, target, fov, (size, size)).to(device)
 
 
-def initial_light(energy: Energy, params: FitParameters) -> FitParameters:
-    """Solves the spherical harmonics that light the starting texture like the photo, ridge least squares per view.
+class Start:
+    """The head as it is before the first step, seen in the photos: what the photos' colours say at once.
 
-    Linear in the nine coefficients: photo = albedo * ao / pi * sum_k A_k Y_k(n) c_k (Ramamoorthi & Hanrahan 2001).
+    Light and albedo explain a photo's brightness together; how much of it each gets is decided here by the spread of
+    both among people and photographs, and held by `losses.light_prior`.
     """
-    with torch.no_grad():
+
+    CHEEK_SHADING = 0.8
+    """Usual shading of the cheeks (irradiance / pi) of a well exposed portrait."""
+    TONE_SHARE = 0.8
+    """Share of an unusual brightness that is the skin's: log albedo spreads by 0.7 over people, exposure by 0.35."""
+    TINT_SHARE = 0.5
+    """Share of an unusual tint that is the skin's."""
+
+    def __init__(self, energy: Energy, params: FitParameters):
+        self.energy, self.params = energy, params
+        self.out, (self.weight, self.bare, self.cheeks) = self._picture()
+
+    def _picture(self) -> tuple[RenderOutput, tuple[Tensor, Tensor, Tensor]]:
+        energy, params = self.energy, self.params
         _, verts1 = energy.person.geometry(params)
         texture = energy.person.texture(params, energy.stage.texture_size)
         out = energy.person.picture(verts1, texture, params.palette, energy.cameras(params), params.lights())
-        mask = (energy.person.pixel_mask(out) * energy.inside * (out.skin > 0.5))[..., 0]
-        ao = energy.person.raster.interpolate(energy.person.head.ao1[None, :, None], out.rast, energy.person.head.tri1)
-        lobe = torch.tensor(COSINE_LOBE, device=energy.device)
-        basis = sh_basis(out.normal) * lobe * ao / torch.pi
-        sh = params.sh.clone()
+        return out, energy.person.masks(out)
+
+    def skin(self) -> Tensor:
+        """(V, H, W, 1) likelihood of skin in the photos, see `skin.skin_likelihood`."""
+        return skin_likelihood(self.energy.photo, self.cheeks * self.energy.inside)
+
+    def latent(self) -> Tensor:
+        """Latent (512,) of the mean face with the skin tone that the cheeks have in the photos."""
+        energy, generator = self.energy, self.energy.person.generator
+        seen = (self.cheeks * energy.inside * energy.skin)[..., 0] > 0.5
+        if int(seen.sum()) < MIN_PIXELS:
+            return self.params.latent
+        albedo, photo = (srgb_to_linear(x[seen]).clamp(min=0.004).log().median(0).values
+                         for x in (self.out.albedo, energy.photo))
+        step = photo - albedo - math.log(self.CHEEK_SHADING)
+        tone = (step * step.new_tensor(LUMA)).sum()
+        tint = torch.zeros_like(step) if bool(energy.grey.any()) else step - tone
+        mean = srgb_to_linear(generator(self.params.latent[None], generator.spec.base_resolution))
+        target = mean * torch.exp(self.TONE_SHARE * tone + self.TINT_SHARE * tint)[None, :, None, None]
+        return generator.solve_latent(linear_to_srgb(target.clamp(0, 1)))[0]
+
+    def light(self) -> Tensor:
+        """Spherical harmonics (V, 9, 3) that light the texture like the photo, ridge least squares per view.
+
+        Linear in the nine coefficients: photo = albedo * ao / pi * sum_k A_k Y_k(n) c_k (Ramamoorthi & Hanrahan 2001).
+        """
+        energy, out = self.energy, self.out
+        visible = 1 - self.bare * (1 - energy.skin)
+        mask = (self.weight * visible * energy.inside * (out.skin > 0.5))[..., 0]
+        basis = sh_basis(out.normal) * out.normal.new_tensor(COSINE_LOBE) * out.ao / torch.pi
+        sh = self.params.sh.clone()
         white = torch.zeros(9, device=energy.device)
         white[0] = 0.7 * math.sqrt(4 * math.pi)
         ridge = torch.diag(torch.tensor([0.01] + [0.03] * 8, device=energy.device))
@@ -229,7 +275,15 @@ def initial_light(energy: Energy, params: FitParameters) -> FitParameters:
                 count = len(rows) * float((albedo[:, channel] ** 2).mean())
                 system = rows.T @ rows + ridge * count
                 sh[i, :, channel] = torch.linalg.solve(system, rows.T @ photo[:, channel] + ridge @ white * count)
-    return FitParameters(**{**params.tensors(), "sh": sh})
+        return sh
+
+
+@torch.no_grad()
+def initial_appearance(energy: Energy, params: FitParameters) -> FitParameters:
+    """Skin tone, then the light that shows it like the photo; sets the energy's skin masks."""
+    energy.skin = Start(energy, params).skin()
+    params = replace(params, latent=Start(energy, params).latent())
+    return replace(params, sh=Start(energy, params).light())
 
 
 def optimiser(params: FitParameters, rates: LearningRates) -> torch.optim.Adam:
@@ -298,7 +352,9 @@ def fit(person: Person, views: list[View], params: FitParameters, identity: torc
     for number, stage in enumerate(config.stages):
         energy = Energy(person, views, identity, mesh, stage, rng, device)
         if number == 0:
-            params = initial_light(energy, params)
+            params = initial_appearance(energy, params)
+        else:
+            energy.skin = Start(energy, params).skin()
         params = run_stage(energy, params, trace, done, config.iterations, progress, cancelled)
         done += stage.iterations
     return params, trace

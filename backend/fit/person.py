@@ -16,6 +16,10 @@ from backend.texture.generator import Generator
 
 PIXEL_REGION_WEIGHTS = {"neck": 0.25, "ear_left": 0.4, "ear_right": 0.4, "scalp": 0.1, "mouth_bag": 0.3, "socket": 0.3}
 """How much of the pixel term a region gets: hair, collars and ears explain little of a face."""
+BARE_REGIONS = ("face", "forehead", "scalp", "neck", "ear_left", "ear_right")
+FEATURES = ("brow", "eyes", "nose", "lips", "chin", "jaw")
+"""Where the head shows skin and nothing else, and what is left out of that: brows, lids, lips and beards belong to the
+texture, while hair, hats and collars that cover bare skin do not."""
 
 DEFAULT_PALETTE = {"sclera": (0.86, 0.83, 0.81), "iris": (0.30, 0.22, 0.16), "limbus": (0.16, 0.12, 0.10),
                    "pupil": (0.02, 0.02, 0.02), "teeth": (0.85, 0.82, 0.75), "gums": (0.62, 0.34, 0.33),
@@ -37,7 +41,11 @@ class Person:
         for name, value in PIXEL_REGION_WEIGHTS.items():
             mask = head.regions[name].to(weight)
             weight = torch.minimum(weight, 1 - mask * (1 - value))
-        self.pixel_weight1 = head.subdivide(weight[None, :, None].expand(-1, -1, 3).to(head.verts0))[0, :, :1]
+        bare = sum(head.regions[name] for name in BARE_REGIONS).clamp(max=1)
+        for name in FEATURES:
+            bare = bare * (1 - head.regions[name])
+        cheeks = torch.maximum(head.regions["cheek"], head.regions["nose"])
+        self.masks1 = head.subdivide(torch.stack([weight.to(bare), bare, cheeks], -1)[None].to(head.verts0))[0]
         self.is_skin = head.tri1_part == 0
 
     def default_palette(self) -> Tensor:
@@ -79,9 +87,10 @@ class Person:
         return render(self.raster, verts1, head.tri1, head.uv1, texture, colours, self.is_skin, head.ao1, camera,
                       lights)
 
-    def pixel_mask(self, output: RenderOutput) -> Tensor:
-        """(B, H, W, 1) constant weights of the pixel term: the region's weight where the head covers the pixel."""
+    def masks(self, output: RenderOutput) -> tuple[Tensor, Tensor, Tensor]:
+        """Constant pictures (B, H, W, 1) in [0, 1]: the region's weight in the pixel term where the head covers the
+        pixel, where the head shows bare skin, and where it shows cheeks and nose."""
         with torch.no_grad():
-            weight = self.raster.interpolate(self.pixel_weight1[None], output.rast, self.head.tri1)
-            return weight * (output.alpha > 0.99)
-
+            pictures = self.raster.interpolate(self.masks1[None], output.rast, self.head.tri1)
+            weight, bare, cheeks = pictures.split(1, -1)
+            return weight * (output.alpha > 0.99), bare, cheeks
