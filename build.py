@@ -28,6 +28,7 @@ ROOT = Path(__file__).resolve().parent
 ENV = ROOT / ".env"  # environments, logs and downloads: delete it to start over
 RUNTIME_REQUIREMENTS = ROOT / "backend" / "requirements.txt"
 TEST_REQUIREMENTS = ROOT / "tests" / "requirements.txt"
+BENCH_REQUIREMENTS = ROOT / "tests" / "benchmarks" / "requirements.txt"
 BLENDER_REQUIREMENTS = "bpy==4.5.15\nnumpy==1.26.4\n"
 BLENDER_PYTHON = (3, 11)  # bpy 4.5 has wheels for no other
 PIP = "pip==26.3"  # the pip of Debian 12 and Python 3.11 cannot report progress to a program
@@ -38,6 +39,7 @@ TITLES = {
     "runtime": "Installing the backend's packages",
     "tests": "Installing the tests' packages",
     "blender": "Installing Blender as a Python module",
+    "bench": "Installing the bench's packages",
 }
 
 # What a set-up fetches, in MB, said before it starts (pip says each file's own size as it comes to it).
@@ -45,6 +47,7 @@ DOWNLOADS = {
     "runtime": "about 450 MB with a CPU build of torch, about 3 GB with a CUDA build",
     "tests": "about 70 MB",
     "blender": "about 400 MB",
+    "bench": "about 110 MB",
     "sample": "14 MB (scikit-image, for the sample photo inside it)",
     "gltf-validator": "1 MB",
 }
@@ -564,14 +567,50 @@ def test(options: argparse.Namespace, settings: Settings) -> None:
 
 
 def bench(options: argparse.Namespace, settings: Settings) -> None:
-    """Seconds and memory of the fit on photos, without Blender, the networks kept warm from photo to photo."""
+    """Accuracy, seconds and memory: one table beside the baselines, JSON and plots in out/bench.
+
+    Without photos it runs the cases of ../shared/bench (GANFIT_SHARED) where they are, else heads that it makes and
+    renders itself. A run goes on where it was stopped.
+    """
     backend = backend_environment(settings)
     install_assets(backend, settings)
-    photos = options.photos or [sample_photo(backend, settings)]
-    script = ROOT / "tests" / "benchmarks" / "reconstruct_all.py"
-    with tempfile.TemporaryDirectory(prefix="ganfit-bench-") as scratch:
-        command = [backend.python, script, options.out or scratch, *photos, "--preset", options.preset]
-        attached("Benchmark", command, settings.environment())
+    blender = blender_environment(settings)
+    env = Environment(ENV / "bench", Path(sys.executable))
+    env.install("bench", BENCH_REQUIREMENTS.read_text(encoding="utf-8"), settings)
+    fit_options = ("preset", "device", "basis", "identity", "seed", "generator", "iterations")
+    chosen = {name: value.split(",") for name in ("cases", "group", "condition") if (value := getattr(options, name))}
+    job = {
+        "backend_python": str(backend.python),
+        "blender_python": str(blender.python),
+        "shared": str(Path(os.environ.get("GANFIT_SHARED") or ROOT.parent / "shared").resolve()),
+        "options": {n: value for n in fit_options if (value := getattr(options, n)) is not None},
+        **{n: getattr(options, n) for n in ("set", "portraits", "judge", "processes", "resume", "score_only", "out")},
+        **chosen,
+        "photos": [str(photo.resolve()) for photo in options.photos],
+    }
+    command = [env.python, ROOT / "tests" / "benchmarks" / "bench.py", json.dumps(job)]
+    attached("Bench", command, settings.environment())
+
+
+def _add_bench_options(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("photos", nargs="*", type=Path, metavar="PHOTO_OR_FOLDER", help="seconds and memory alone")
+    verb.add_argument("--set", default="auto", choices=["auto", "dev", "own"], help="../shared/bench, or made here")
+    verb.add_argument("--cases", default="", metavar="A,B", help="only cases with one of these in their name")
+    verb.add_argument("--group", default="", metavar="A,B", help="only these groups: scan, valid, ict")
+    verb.add_argument("--condition", default="", metavar="A,B", help="only these: cooperative, indoor, outdoor, ...")
+    verb.add_argument("--portraits", type=int, default=0, metavar="N", help="and the first N portraits, for identity")
+    verb.add_argument("--judge", default="", metavar="ONNX", help="network that measures identity")
+    verb.add_argument("--preset", default="standard", choices=["draft", "standard", "best"])
+    verb.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
+    verb.add_argument("--basis", choices=["makehuman", "ict"])
+    verb.add_argument("--identity", choices=["dlib", "facenet"])
+    verb.add_argument("--seed", type=int)
+    verb.add_argument("--generator", metavar="FILE")
+    verb.add_argument("--iterations", type=int, metavar="N")
+    verb.add_argument("--processes", type=int, default=1, metavar="N", help="fits side by side")
+    verb.add_argument("--resume", action="store_true", help="go on with the newest run: its cases, its options")
+    verb.add_argument("--score-only", action="store_true", help="fit nothing: the table of what is there")
+    verb.add_argument("--out", default="", help="default: out/bench/ beside build.py")
 
 
 def package(options: argparse.Namespace, settings: Settings) -> None:
@@ -597,9 +636,7 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--out", type=Path, default=ROOT / "dist", help="default: dist/ beside build.py")
     verb.set_defaults(do=package)
     verb = verbs.add_parser("bench", help=bench.__doc__, description=bench.__doc__, allow_abbrev=False)
-    verb.add_argument("photos", nargs="*", type=Path, metavar="PHOTO", help="default: a NASA portrait")
-    verb.add_argument("--preset", default="standard", choices=["draft", "standard", "best"])
-    verb.add_argument("--out", type=Path, help="keep the results here (what is there is not done again)")
+    _add_bench_options(verb)
     verb.set_defaults(do=bench)
     for verb in verbs.choices.values():
         Settings.add_options(verb)
