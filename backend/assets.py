@@ -344,6 +344,20 @@ def status() -> list[dict[str, Any]]:
     return entries
 
 
+def used(basis: str, identity: str, landmarks: str, generator: str | None = None) -> list[dict[str, Any]]:
+    """What a result with these options is made of: name, licence, and whether it may be sold (None: not known)."""
+    chosen = ["makehuman", "mediapipe", "dlib_resnet" if identity == "dlib" else identity]
+    chosen += [name for name in (basis, landmarks) if name in ASSETS and name not in chosen]
+    rows: list[dict[str, Any]] = [
+        {"name": name, "licence": ASSETS[name].licence, "sellable": ASSETS[name].sellable} for name in chosen
+    ]
+    if generator is None:
+        rows.append({"name": "texture generator", "licence": "GPL-3.0-or-later", "sellable": True})
+    else:
+        rows.append({"name": "texture generator of your own", "licence": "not known", "sellable": None})
+    return rows
+
+
 def verify(names: Iterable[str] | None = None) -> dict[str, list[str]]:
     """Reads every file of the installed assets and compares hashes.
 

@@ -51,6 +51,12 @@ HEAD_ARRAYS: dict[str, tuple[str, tuple[str | int, ...]]] = {
     "region_masks": ("f", ("regions", "V")),
 }
 
+# The same for arrays that a bundle may have: the leading directions of identity, metres per standard deviation.
+OPTIONAL_HEAD_ARRAYS: dict[str, tuple[str, tuple[str | int, ...]]] = {
+    "identity_deltas": ("f", ("K", "V", 3)),
+    "identity_names": ("U", ("K",)),
+}
+
 
 class Bundle:
     """A result: its parameters at once, everything else when it is asked for.
@@ -276,11 +282,12 @@ def _read_head(data: bytes, path: Path | None) -> dict[str, np.ndarray]:
     """`head.npz` without pickle, with the names, kinds, shapes and index ranges of `HEAD_ARRAYS`."""
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in HEAD_ARRAYS}
+            known = {**HEAD_ARRAYS, **{k: v for k, v in OPTIONAL_HEAD_ARRAYS.items() if k in archive}}
+            arrays = {name: archive[name] for name in known}
     except Exception as error:  # a broken archive or header raises a dozen types, MemoryError among them
         raise _damaged(path, f"{HEAD} cannot be read ({error})") from None
     sizes: dict[str, int] = {}
-    for name, (kind, shape) in HEAD_ARRAYS.items():
+    for name, (kind, shape) in known.items():
         array = arrays[name]
         fits = array.dtype.kind == kind and array.ndim == len(shape)
         if fits:

@@ -34,6 +34,8 @@ from backend.sheet import contact_sheet, overlay
 from backend.texture.generator import load_generator
 
 TEXTURE_SIZE = 512
+SHAPE_SLIDERS = 10
+"""Leading identity components that the bundle carries as directions, for sliders in Blender."""
 PACKAGES = ("torch", "numpy", "scipy", "pillow", "safetensors")
 Report = Callable[[str, int, int, dict[str, float], float | None, Path | None], None]
 
@@ -199,6 +201,7 @@ def describe(person: Person, params: FitParameters, views: list[View], trace: Fi
         "losses": trace.losses, "timings": {}, "device": str(device),
         "packages": {p: importlib.metadata.version(p) for p in PACKAGES},
         "assets": {a["name"]: a["version"] for a in assets.status() if a["installed"]}, "seed": options.seed,
+        "licences": assets.used(options.basis, options.identity, options.landmarks, options.generator),
         "options": options.to_dict(), "warnings": warnings,
     }
 
@@ -231,10 +234,12 @@ def head_npz(scene: Assembled, scale: float) -> bytes:
             "corner_uvs_makehuman": head.corner_uv_makehuman, "part": head.quad_part.to(torch.uint8),
             "expression_deltas": head.expression * scale, "offsets": torch.zeros_like(scene.cage),
             "makehuman_index": head.makehuman_index.to(torch.int32), "palette_weights": head.palette_weights0,
-            "region_masks": torch.stack([head.regions[n] for n in head.regions]).float()}
+            "region_masks": torch.stack([head.regions[n] for n in head.regions]).float(),
+            "identity_deltas": (head.identity[:SHAPE_SLIDERS] * scale).half()}
     arrays = {k: v.cpu().numpy() for k, v in host.items()}
     names = {"part_names": head.PARTS, "expression_names": head.expression_names, "palette_names": head.palette_names,
-             "region_names": list(head.regions)}
+             "region_names": list(head.regions),
+             "identity_names": [f"shape_{i + 1:02d}" for i in range(len(arrays["identity_deltas"]))]}
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays, **{k: np.array(list(v)) for k, v in names.items()})
     return buffer.getvalue()

@@ -23,6 +23,13 @@ CODES: dict[str, str] = {
     "bundle_missing": "Choose a folder that holds result.json and head.npz.",
     "bundle_damaged": "Reconstruct the photo again.",
     "bundle_version": "Update the add-on, or reconstruct the photo again.",
+    "no_sculpt": "Press Prepare for Sculpt first.",
+    "topology": "Undo what added or removed vertices (remesh, dyntopo, edit mode), or discard the sculpt.",
+    "no_keys": "Import the result again: this head's shape keys were removed.",
+    "capture_bad": "Choose the CSV file that Live Link Face has recorded, with its first line.",
+    "export_failed": "Read Blender's message above and choose another place or format.",
+    "body_missing": "Set the backend up: the body comes from its MakeHuman files.",
+    "no_rig": "Add a rig to the body with MPFB first, then press this again.",
     "internal": "This is an error of the software: please report it with the log.",
 }
 

@@ -34,6 +34,42 @@ TEXTS: dict[str, Text] = {
         "Look through the photo's camera under the photo's lights, with everything else hidden. "
         "Press again to put back what was there",
     ),
+    "studio": Text(
+        "Studio",
+        "Light the head with three area lamps before a grey backdrop and look through a portrait camera. "
+        "Press again to put back what was there",
+    ),
+    "sculpt_prepare": Text(
+        "Prepare for Sculpt",
+        "Make a multires copy of the neutral head and sculpt on it. The head itself keeps its shape keys and is only "
+        "hidden, so nothing is lost",
+    ),
+    "sculpt_levels": Text("Levels", "How often the quads are divided. Each level has four times as many"),
+    "sculpt_transfer": Text(
+        "Transfer Sculpt",
+        "Carry the sculpted shape to the neutral head and to all its expressions, and remove the copy",
+    ),
+    "keep_detail": Text("Keep Detail", "Keep what is finer than the head's own vertices as multires on the head"),
+    "sculpt_discard": Text("Discard Sculpt", "Remove the sculpted copy and show the head as it was"),
+    "sculpt_refit": Text(
+        "Refit Texture to Sculpt",
+        "Send the sculpted shape to the backend, which keeps it and fits texture, light and camera to the photo again. "
+        "The result is imported as a new version; the old one stays, hidden",
+    ),
+    "neutral": Text("Neutral", "Set all expressions to zero"),
+    "as_in_photo": Text("As in Photo", "Give the head the expression that it has in the photo"),
+    "view": Text("Photo", "Number of the photo, beginning with 0"),
+    "mirror_weights": Text("Mirror Weights", "Exchange the expression of the left and the right side"),
+    "reset_shape": Text("Reset Shape", "Set all shape components to zero: the head as it was fitted"),
+    "import_capture": Text(
+        "Import Capture...",
+        "Make an action from a CSV recording of Live Link Face, or of any file with ARKit's names in its first line",
+    ),
+    "capture_fps": Text("Frames a Second", "Rate of the recording, which its timecode counts in"),
+    "capture_start": Text("Start Frame", "Frame at which the recording begins"),
+    "move_head": Text("Head Rotation", "Turn the head object as the recorded head turned"),
+    "invert_yaw": Text("Invert Yaw", "Turn to the other side. Recordings in landscape orientation need it"),
+    "invert_pitch": Text("Invert Pitch", "Nod the other way. Recordings in landscape orientation need it"),
     "dismiss": Text("Dismiss", "Remove this message"),
     "preferences": Text("Preferences", "Open the add-on's preferences"),
     # settings of the scene
@@ -64,6 +100,14 @@ TEXTS: dict[str, Text] = {
     # panels
     "panel": Text("GANFIT", ""),
     "panel.result": Text("Result", ""),
+    "panel.expression": Text("Expression", ""),
+    "panel.shape": Text("Shape", ""),
+    "panel.sculpt": Text("Sculpt", ""),
+    "brows": Text("Brows", ""),
+    "eyes": Text("Eyes", ""),
+    "cheeks": Text("Cheeks and Nose", ""),
+    "jaw": Text("Jaw and Tongue", ""),
+    "mouth": Text("Mouth", ""),
 }
 
 STAGES: dict[str, str] = {
@@ -97,6 +141,13 @@ MESSAGES: dict[str, str] = {
     "not_sellable": "results may not be sold",
     "not_installed": "not installed",
     "matched_hidden": "Everything else in the scene is hidden while Match Photo is on.",
+    "busy": "Another job is running.",
+    "no_keys": "This head has no shape keys any more.",
+    "no_sculpt": "Press Prepare for Sculpt first.",
+    "no_shapes": "This result has no shape components: it was made by an earlier version.",
+    "sculpting": "{name} is ready to be sculpted; the head is hidden.",
+    "sculpt_transferred": "The sculpt is in all expressions; it moves the head by up to {millimetres:.1f} mm.",
+    "captured": "The capture lies on frames {first} to {last}.",
     "no_person": "There is no head of ours in the scene.",
 }
 

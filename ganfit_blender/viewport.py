@@ -11,13 +11,23 @@ def look_through_camera(context: bpy.types.Context, on: bool) -> None:
     if space is None:
         return
     space.region_3d.view_perspective = "CAMERA" if on else "PERSP"
-    if not on or space.shading.type not in {"WIREFRAME", "SOLID"}:
+    if on and space.shading.type in {"WIREFRAME", "SOLID"}:
+        show_material(context)
+
+
+def show_material(context: bpy.types.Context, fast: bool = False) -> None:
+    """Shows textures and the scene's own light in the 3D view.
+
+    Textures alone where every frame counts (`fast`, for sculpting) and where shaders would take minutes.
+    """
+    space = view_3d(context)
+    if space is None:
         return
-    if not bpy.app.background and gpu.platform.device_type_get() == "SOFTWARE":  # EEVEE's shaders would take minutes
-        space.shading.type, space.shading.color_type = "SOLID", "TEXTURE"
-    else:
+    if not fast and (bpy.app.background or gpu.platform.device_type_get() != "SOFTWARE"):
         space.shading.type = "MATERIAL"
         space.shading.use_scene_lights = space.shading.use_scene_world = True
+    else:
+        space.shading.type, space.shading.color_type = "SOLID", "TEXTURE"
 
 
 def view_3d(context: bpy.types.Context) -> bpy.types.SpaceView3D | None:

@@ -110,7 +110,9 @@ def test_uv_layers(imported):
 def test_52_shape_keys_have_arkit_s_names_and_the_photo_s_values(imported):
     keys = imported.report["parts"]["skin"]["keys"]
     names = [str(name) for name in imported.head["expression_names"]]
-    assert list(keys) == ["Basis", *names] and len(names) == 52
+    shapes = [str(name) for name in imported.head["identity_names"]]
+    assert list(keys) == ["Basis", *names, *shapes] and len(names) == 52 and len(shapes) == 10
+    assert not any(keys[name] for name in shapes)
     wanted = imported.report["result"]["views"][0]["expression"]
     assert {name: keys[name] for name in names} == pytest.approx({name: wanted[name] for name in names}, abs=1e-6)
     assert keys["jawOpen"] > 0

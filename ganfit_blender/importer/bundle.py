@@ -14,7 +14,8 @@ import numpy as np
 from ..errors import AddonError
 
 VERSION = 1
-RESULT, HEAD, ALBEDO = "result.json", "head.npz", "albedo.png"
+RESULT, HEAD = "result.json", "head.npz"
+ALBEDO, NORMAL, ROUGHNESS = "albedo.png", "normal.png", "roughness.png"
 SKIN = "skin"
 
 
@@ -123,6 +124,8 @@ def _check(bundle: ResultBundle) -> None:
         "offsets": (count, 3),
         "palette_weights": (count, len(head["palette_names"])),
     }
+    if "identity_deltas" in head:
+        shapes["identity_deltas"] = (len(head["identity_deltas"]), count, 3)
     for name, shape in shapes.items():
         if head[name].shape != shape:
             raise ValueError(f"{name} has the shape {head[name].shape}, not {shape}")

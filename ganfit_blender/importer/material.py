@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Principled materials: the skin from the albedo texture, the other parts from their colour attribute."""
+"""Principled materials: skin with pores and scatter in millimetres, wet eyes, teeth, tongue, lashes."""
 
 from __future__ import annotations
 
@@ -8,12 +8,18 @@ from dataclasses import dataclass
 import bpy
 import numpy as np
 
+from . import hair, textures
 from .axes import srgb_to_linear
-from .bundle import ALBEDO, SKIN, ResultBundle
-from .mesh import COLOR_ATTRIBUTE, ROUGHNESS_ATTRIBUTE, UV_LAYERS
+from .bundle import ALBEDO, NORMAL, ROUGHNESS, SKIN, ResultBundle
+from .hair import PHOTO_OFF
+from .mesh import COLOR_ATTRIBUTE, EYES, ROUGHNESS_ATTRIBUTE, SPECULAR_ATTRIBUTE, UV_LAYERS, Part
 
 SPECULAR_INPUT = "Specular IOR Level"
-SPECULAR_PROPERTY = "ganfit_specular"  # the material's own specular, put back when Match Photo is left
+KEPT = "ganfit_kept"  # on nodes: those inputs' values while Match Photo is on
+OBJECT_SCALE = "Object Scale"
+SCATTER_MM = "Scatter (mm)"
+PORE_DEPTH_MM = "Pore Depth (mm)"
+UV_LENGTH_MM = 330.0  # so many millimetres of a face lie along one unit of our UV layout
 
 
 @dataclass(frozen=True)
@@ -25,25 +31,29 @@ class Surface:
     subsurface: float = 0.0
     scatter_mm: float = 0.0
     scatter_rgb: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    coat: float = 0.0
 
 
 # Mean free paths of skin after Jensen et al., "A Practical Model for Subsurface Light Transport" (2001), table 1:
 # 3.67, 1.37 and 0.68 mm; Blender's radius times scale is that path in metres.
 SURFACES = {
-    SKIN: Surface(0.5, 0.35, subsurface=1.0, scatter_mm=3.67, scatter_rgb=(1.0, 0.37, 0.19)),
-    "eye_left": Surface(0.06, 0.5),
-    "eye_right": Surface(0.06, 0.5),
-    "teeth": Surface(0.2, 0.5, subsurface=0.5, scatter_mm=1.0, scatter_rgb=(1.0, 0.8, 0.6)),
-    "tongue": Surface(0.3, 0.5, subsurface=0.7, scatter_mm=2.5, scatter_rgb=(1.0, 0.35, 0.2)),
+    SKIN: Surface(0.5, 1.0, subsurface=1.0, scatter_mm=3.67, scatter_rgb=(1.0, 0.37, 0.19)),
+    "eye_left": Surface(0.35, 0.2, subsurface=0.4, scatter_mm=1.0, scatter_rgb=(1.0, 0.6, 0.5), coat=1.0),
+    "eye_right": Surface(0.35, 0.2, subsurface=0.4, scatter_mm=1.0, scatter_rgb=(1.0, 0.6, 0.5), coat=1.0),
+    "teeth": Surface(0.25, 0.5, subsurface=0.5, scatter_mm=1.0, scatter_rgb=(1.0, 0.8, 0.6), coat=0.4),
+    "tongue": Surface(0.35, 0.5, subsurface=0.7, scatter_mm=2.5, scatter_rgb=(1.0, 0.35, 0.2), coat=0.3),
     "lashes": Surface(0.6, 0.2),
 }
 OTHER = Surface(0.5, 0.5)
+COAT_ROUGHNESS, CORNEA_IOR = 0.03, 1.376
+PORES_MM, WRINKLES_MM = 0.9, 2.6
+PORE_DEPTH = 0.06
 
 
-def make_material(bundle: ResultBundle, part_name: str) -> bpy.types.Material:
-    """The material of a part: Principled, its colour from the albedo (skin) or from the colour attribute."""
-    surface = SURFACES.get(part_name, OTHER)
-    material = bpy.data.materials.new(f"{bundle.name} {part_name.replace('_', ' ')}")
+def make_material(bundle: ResultBundle, part: Part) -> bpy.types.Material:
+    """The material of a part: Principled, its colour from a packed image (skin, eyes) or from the colour attribute."""
+    surface = SURFACES.get(part.name, OTHER)
+    material = bpy.data.materials.new(f"{bundle.name} {part.name.replace('_', ' ')}")
     if bpy.app.version < (5, 0, 0):
         material.use_nodes = True
     nodes, links = material.node_tree.nodes, material.node_tree.links
@@ -51,63 +61,199 @@ def make_material(bundle: ResultBundle, part_name: str) -> bpy.types.Material:
     output, shader = nodes.new("ShaderNodeOutputMaterial"), nodes.new("ShaderNodeBsdfPrincipled")
     output.location, shader.location = (320, 0), (0, 0)
     links.new(shader.outputs["BSDF"], output.inputs["Surface"])
-    _set_surface(shader, surface)
-    material[SPECULAR_PROPERTY] = surface.specular
-    if part_name == SKIN and (bundle.folder / ALBEDO).is_file():
-        _skin_nodes(material, shader, bundle)
+    _set_surface(material, shader, surface)
+    eye = _eye_image(bundle, part) if part.name in EYES else None
+    if part.name == SKIN and (bundle.folder / ALBEDO).is_file():
+        _skin_nodes(material, shader, bundle, part)
+    elif eye is not None:
+        _link_image(material, shader.inputs["Base Color"], eye, (-320, 120))
     else:
         color = nodes.new("ShaderNodeVertexColor")
         color.layer_name = COLOR_ATTRIBUTE
         color.location = (-320, 0)
         links.new(color.outputs["Color"], shader.inputs["Base Color"])
-        material.diffuse_color = (*_mean_color(bundle, part_name), 1.0)  # what the solid view shows
+    if part.name != SKIN:
+        material.diffuse_color = (*_mean_color(bundle, part), 1.0)  # what the solid view shows
     return material
 
 
-def _mean_color(bundle: ResultBundle, part_name: str) -> list[float]:
+def scale_with(material: bpy.types.Material, thing: bpy.types.Object) -> None:
+    """Makes the material's lengths follow the object's scale: millimetres stay millimetres of the head."""
+    driver = material.node_tree.nodes[OBJECT_SCALE].outputs[0].driver_add("default_value").driver
+    driver.type = "AVERAGE"
+    variable = driver.variables.new()
+    variable.name, variable.type = "scale", "TRANSFORMS"
+    variable.targets[0].id = thing
+    variable.targets[0].transform_type = "SCALE_AVG"
+    variable.targets[0].transform_space = "WORLD_SPACE"
+
+
+def set_photo_look(material: bpy.types.Material, on: bool) -> None:
+    """Takes highlights, pores and painted hair off (the photo's are in its albedo), or puts them back."""
+    for node in material.node_tree.nodes if material.node_tree else ():
+        if PHOTO_OFF not in node or on == (KEPT in node):
+            continue
+        inputs = [node.inputs[number] for number in node[PHOTO_OFF]]
+        if on:
+            node[KEPT] = [entry.default_value for entry in inputs]
+        for entry, kept in zip(inputs, node[KEPT]):
+            entry.default_value = 0.0 if on else kept
+        if not on:
+            del node[KEPT]
+
+
+def _mean_color(bundle: ResultBundle, part: Part) -> list[float]:
     """Linear mean colour of a part's vertices."""
-    quads = bundle.head["quads"][bundle.head["part"] == bundle.part_names.index(part_name)]
-    encoded = bundle.head["palette_weights"][np.unique(quads)] @ bundle.palette
+    encoded = bundle.head["palette_weights"][part.vertices] @ bundle.palette
     return srgb_to_linear(np.clip(encoded, 0, 1)).mean(0).tolist()
 
 
-def _set_surface(shader: bpy.types.ShaderNode, surface: Surface) -> None:
+def _set_surface(material: bpy.types.Material, shader: bpy.types.ShaderNode, surface: Surface) -> None:
+    """The shader's numbers, and the nodes that turn millimetres into the scene's units."""
     shader.inputs["Roughness"].default_value = surface.roughness
     shader.inputs[SPECULAR_INPUT].default_value = surface.specular
     shader.inputs["Subsurface Weight"].default_value = surface.subsurface
+    shader.inputs["Coat Weight"].default_value = surface.coat
+    shader.inputs["Coat Roughness"].default_value = COAT_ROUGHNESS
+    shader.inputs["Coat IOR"].default_value = CORNEA_IOR
+    shader[PHOTO_OFF] = [shader.inputs.find(name) for name in (SPECULAR_INPUT, "Coat Weight")]
+    scale = material.node_tree.nodes.new("ShaderNodeValue")
+    scale.name = scale.label = OBJECT_SCALE
+    scale.outputs[0].default_value = 1.0
+    scale.location = (-900, -420)
     if surface.subsurface:
         shader.inputs["Subsurface Radius"].default_value = surface.scatter_rgb
-        shader.inputs["Subsurface Scale"].default_value = surface.scatter_mm / 1000
+        length = _millimetres(material, SCATTER_MM, surface.scatter_mm, (-480, -420))
+        material.node_tree.links.new(length, shader.inputs["Subsurface Scale"])
 
 
-def _skin_nodes(material: bpy.types.Material, shader: bpy.types.ShaderNode, bundle: ResultBundle) -> None:
-    """The albedo texture over our UV layer, and the roughness of the regions."""
+def _millimetres(material: bpy.types.Material, name: str, value: float, place: tuple[int, int]) -> bpy.types.NodeSocket:
+    """A length that the artist sets in millimetres; the socket gives it in the scene's units."""
+    nodes, links = material.node_tree.nodes, material.node_tree.links
+    length, metres, scaled = nodes.new("ShaderNodeValue"), nodes.new("ShaderNodeMath"), nodes.new("ShaderNodeMath")
+    length.name = length.label = name
+    length.outputs[0].default_value = value
+    metres.operation = scaled.operation = "MULTIPLY"
+    metres.inputs[1].default_value = 0.001
+    for node, step in ((length, -420), (metres, 0), (scaled, 180)):
+        node.location = (place[0] + step, place[1])
+    links.new(length.outputs[0], metres.inputs[0])
+    links.new(metres.outputs[0], scaled.inputs[0])
+    links.new(nodes[OBJECT_SCALE].outputs[0], scaled.inputs[1])
+    return scaled.outputs[0]
+
+
+def _link_image(material: bpy.types.Material, socket: bpy.types.NodeSocket | None, image: bpy.types.Image,
+                place: tuple[int, int]) -> bpy.types.ShaderNode:
+    """An image over our UV layer, linked to a socket; becomes the active node, which texture paint takes."""
     nodes, links = material.node_tree.nodes, material.node_tree.links
     texture, uv = nodes.new("ShaderNodeTexImage"), nodes.new("ShaderNodeUVMap")
-    roughness = nodes.new("ShaderNodeAttribute")
-    texture.image = _albedo(bundle)
-    texture.extension = "EXTEND"
+    texture.image, texture.extension = image, "EXTEND"
     uv.uv_map = next(iter(UV_LAYERS))
-    roughness.attribute_name = ROUGHNESS_ATTRIBUTE
-    texture.location, uv.location, roughness.location = (-320, 120), (-540, 120), (-320, -180)
+    texture.location, uv.location = place, (place[0] - 220, place[1])
     links.new(uv.outputs["UV"], texture.inputs["Vector"])
-    links.new(texture.outputs["Color"], shader.inputs["Base Color"])
-    links.new(roughness.outputs["Fac"], shader.inputs["Roughness"])
-    nodes.active = texture  # what texture paint takes
+    if socket is not None:
+        links.new(texture.outputs["Color"], socket)
+    nodes.active = texture
+    return texture
 
 
-def _albedo(bundle: ResultBundle) -> bpy.types.Image:
-    """The skin's albedo, packed, so that the .blend does not depend on the result's folder."""
-    image = bpy.data.images.load(str(bundle.folder / ALBEDO), check_existing=False)
-    image.name = f"{bundle.name} albedo"
-    image.colorspace_settings.name = "sRGB"
+def _skin_nodes(material: bpy.types.Material, shader: bpy.types.ShaderNode, bundle: ResultBundle, part: Part) -> None:
+    """Albedo with the hair's shade, roughness and specular of the regions, the fine relief."""
+    image = _load_image(bundle, ALBEDO, "sRGB")
+    _skin_roughness(material, shader, bundle)
+    _skin_specular(material, shader)
+    _skin_relief(material, shader, bundle)
+    tone = hair.add_nodes(material, bundle, part, image)
+    texture = _link_image(material, None, image, (-900, 320))  # last: the active node
+    color = texture.outputs["Color"]
+    if tone is not None:
+        material.node_tree.links.new(color, tone.inputs["A"])
+        color = tone.outputs["Result"]
+    material.node_tree.links.new(color, shader.inputs["Base Color"])
+
+
+def _skin_roughness(material: bpy.types.Material, shader: bpy.types.ShaderNode, bundle: ResultBundle) -> None:
+    if (bundle.folder / ROUGHNESS).is_file():
+        _link_image(material, shader.inputs["Roughness"], _load_image(bundle, ROUGHNESS, "Non-Color"), (-480, -60))
+        return
+    attribute = _attribute(material, ROUGHNESS_ATTRIBUTE, (-480, -60))
+    material.node_tree.links.new(attribute, shader.inputs["Roughness"])
+
+
+def _skin_specular(material: bpy.types.Material, shader: bpy.types.ShaderNode) -> None:
+    """The regions' specular, times a strength that the artist can change."""
+    strength = material.node_tree.nodes.new("ShaderNodeMath")
+    strength.operation, strength.label = "MULTIPLY", "Specular Strength"
+    strength.inputs[1].default_value = 1.0
+    strength.location = (-240, -220)
+    strength[PHOTO_OFF] = [1]
+    material.node_tree.links.new(_attribute(material, SPECULAR_ATTRIBUTE, (-480, -220)), strength.inputs[0])
+    material.node_tree.links.new(strength.outputs[0], shader.inputs[SPECULAR_INPUT])
+
+
+def _skin_relief(material: bpy.types.Material, shader: bpy.types.ShaderNode, bundle: ResultBundle) -> None:
+    """The bundle's normal map where there is one, and pores: cells and fine creases over the UV layout."""
+    nodes, links = material.node_tree.nodes, material.node_tree.links
+    uv, height = nodes.new("ShaderNodeUVMap"), nodes.new("ShaderNodeMath")
+    cells, creases = nodes.new("ShaderNodeTexVoronoi"), nodes.new("ShaderNodeTexNoise")
+    bump = nodes.new("ShaderNodeBump")
+    uv.uv_map = next(iter(UV_LAYERS))
+    cells.voronoi_dimensions = creases.noise_dimensions = "2D"
+    cells.inputs["Scale"].default_value = UV_LENGTH_MM / PORES_MM
+    creases.inputs["Scale"].default_value = UV_LENGTH_MM / WRINKLES_MM
+    creases.inputs["Detail"].default_value = 3.0
+    height.operation, height.use_clamp = "ADD", False
+    bump.label = "Pores"
+    bump.inputs["Strength"].default_value = 0.6
+    bump[PHOTO_OFF] = [bump.inputs.find("Strength")]
+    for node, place in ((uv, (-1120, -760)), (cells, (-900, -640)), (creases, (-900, -960)), (height, (-680, -760)),
+                        (bump, (-240, -640))):
+        node.location = place
+    for texture in (cells, creases):
+        links.new(uv.outputs["UV"], texture.inputs["Vector"])
+    links.new(cells.outputs["Distance"], height.inputs[0])
+    links.new(creases.outputs[0], height.inputs[1])
+    links.new(height.outputs[0], bump.inputs["Height"])
+    links.new(_millimetres(material, PORE_DEPTH_MM, PORE_DEPTH, (-480, -640)), bump.inputs["Distance"])
+    if (bundle.folder / NORMAL).is_file():
+        normal = nodes.new("ShaderNodeNormalMap")
+        normal.uv_map = next(iter(UV_LAYERS))
+        normal.location = (-480, -980)
+        normal[PHOTO_OFF] = [normal.inputs.find("Strength")]
+        _link_image(material, normal.inputs["Color"], _load_image(bundle, NORMAL, "Non-Color"), (-780, -1240))
+        links.new(normal.outputs["Normal"], bump.inputs["Normal"])
+    links.new(bump.outputs["Normal"], shader.inputs["Normal"])
+
+
+def _attribute(material: bpy.types.Material, name: str, place: tuple[int, int]) -> bpy.types.NodeSocket:
+    node = material.node_tree.nodes.new("ShaderNodeAttribute")
+    node.attribute_name = name
+    node.location = place
+    return node.outputs["Fac"]
+
+
+def _eye_image(bundle: ResultBundle, part: Part) -> bpy.types.Image | None:
+    """The person's eye colours as an image that both eyes share, since their UV maps are mirror images."""
+    names = [str(name) for name in bundle.head["palette_names"]]
+    corners = bundle.head["quads"][part.faces].reshape(-1)
+    rings = textures.eye_rings(
+        bundle.head["corner_uvs"][part.faces].reshape(-1, 2), bundle.head["palette_weights"][corners], names
+    )
+    if rings is None:
+        return None
+    name = f"{bundle.name} eye"
+    shared = next((image for image in bpy.data.images if image.get("ganfit_eye") == str(bundle.folder)), None)
+    if shared is None:
+        shared = textures.make_image(name, textures.eye_picture(rings, dict(zip(names, bundle.palette))))
+        shared["ganfit_eye"] = str(bundle.folder)
+    return shared
+
+
+def _load_image(bundle: ResultBundle, file: str, colorspace: str) -> bpy.types.Image:
+    """One of the bundle's images, packed, so that the .blend does not depend on the result's folder."""
+    image = bpy.data.images.load(str(bundle.folder / file), check_existing=False)
+    image.name = f"{bundle.name} {file.removesuffix('.png')}"
+    image.colorspace_settings.name = colorspace
     image.pack()
     return image
-
-
-def set_highlights(material: bpy.types.Material, on: bool) -> None:
-    """Turns the specular layer of a material of ours off (the photo's highlights are in its albedo) or on again."""
-    if SPECULAR_PROPERTY in material:
-        for node in material.node_tree.nodes:
-            if node.type == "BSDF_PRINCIPLED":
-                node.inputs[SPECULAR_INPUT].default_value = material[SPECULAR_PROPERTY] if on else 0.0

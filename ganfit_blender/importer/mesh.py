@@ -23,12 +23,18 @@ EYES = ("eye_left", "eye_right")
 UV_LAYERS = {"GANFIT": "corner_uvs", "MakeHuman": "corner_uvs_makehuman"}  # the first one is active
 COLOR_ATTRIBUTE = "Color"
 ROUGHNESS_ATTRIBUTE = "ganfit_roughness"
+SPECULAR_ATTRIBUTE = "ganfit_specular"
 INDEX_ATTRIBUTE = "makehuman_index"
 OFFSET_ATTRIBUTE = "ganfit_offset"
 SUBDIVISION = "Subdivision"
 
 SKIN_ROUGHNESS = 0.52
-REGION_ROUGHNESS = {"lips": 0.34, "nose": 0.42, "forehead": 0.45, "eyes": 0.46, "mouth_bag": 0.25, "nostril": 0.6}
+REGION_ROUGHNESS = {
+    "lips": 0.36, "nose": 0.42, "forehead": 0.45, "eyes": 0.46, "cheek": 0.5, "chin": 0.48, "mouth_bag": 0.25,
+    "socket": 0.3, "nostril": 0.6, "scalp": 0.6,
+}
+SKIN_SPECULAR = 0.35
+REGION_SPECULAR = {"lips": 0.5, "nose": 0.42, "forehead": 0.38, "mouth_bag": 0.4, "nostril": 0.15, "scalp": 0.2}
 
 
 @dataclass(frozen=True)
@@ -139,8 +145,12 @@ def _add_attributes(mesh: bpy.types.Mesh, bundle: ResultBundle, part: Part) -> N
     masks = _region_masks(bundle, part)
     for name, mask in masks.items():
         mesh.attributes.new(f"region_{name}", "FLOAT", "POINT").data.foreach_set("value", mask)
-    attribute = mesh.attributes.new(ROUGHNESS_ATTRIBUTE, "FLOAT", "POINT")
-    attribute.data.foreach_set("value", _roughness(masks, len(part.vertices)))
+    count = len(part.vertices)
+    for name, values in (
+        (ROUGHNESS_ATTRIBUTE, _blend(masks, SKIN_ROUGHNESS, REGION_ROUGHNESS, count)),
+        (SPECULAR_ATTRIBUTE, _blend(masks, SKIN_SPECULAR, REGION_SPECULAR, count)),
+    ):
+        mesh.attributes.new(name, "FLOAT", "POINT").data.foreach_set("value", values)
 
 
 def _add_color(mesh: bpy.types.Mesh, encoded: np.ndarray) -> None:
@@ -160,13 +170,13 @@ def _region_masks(bundle: ResultBundle, part: Part) -> dict[str, np.ndarray]:
     return {str(name): np.ascontiguousarray(mask) for name, mask in zip(head["region_names"], masks)}
 
 
-def _roughness(masks: dict[str, np.ndarray], count: int) -> np.ndarray:
-    """(V,) roughness: the skin's, drawn towards each region's own by the region's mask."""
-    roughness = np.full(count, SKIN_ROUGHNESS, np.float32)
-    for region, value in REGION_ROUGHNESS.items():
+def _blend(masks: dict[str, np.ndarray], skin: float, regions: dict[str, float], count: int) -> np.ndarray:
+    """(V,) the skin's value, drawn towards each region's own by the region's mask."""
+    values = np.full(count, skin, np.float32)
+    for region, value in regions.items():
         if region in masks:
-            roughness += np.clip(masks[region], 0, 1) * (np.float32(value) - roughness)
-    return roughness
+            values += np.clip(masks[region], 0, 1) * (np.float32(value) - values)
+    return values
 
 
 def _add_subdivision(thing: bpy.types.Object) -> None:

@@ -66,6 +66,22 @@ def head_of(collection: bpy.types.Collection) -> bpy.types.Object | None:
     return next((thing for thing in collection.all_objects if thing.get("ganfit_part") == SKIN), None)
 
 
+def active_head(context: bpy.types.Context) -> bpy.types.Object | None:
+    """The head of the active person."""
+    collection = active_person(context)
+    return head_of(collection) if collection is not None else None
+
+
+def parts_of(collection: bpy.types.Collection) -> dict[str, bpy.types.Object]:
+    """A person's objects by the bundle's name of the part, whatever they are called by now."""
+    return {thing["ganfit_part"]: thing for thing in collection.all_objects if "ganfit_part" in thing}
+
+
+def result_of(head: bpy.types.Object) -> dict[str, Any]:
+    """The head's `result.json`; empty when it was not imported from a result."""
+    return json.loads(head.get(RESULT, "{}"))
+
+
 def cameras_of(collection: bpy.types.Collection) -> list[bpy.types.Object]:
     """The cameras of a person's photos, in their order."""
     found = [thing for thing in collection.all_objects if thing.type == "CAMERA" and VIEW in thing]
@@ -94,7 +110,7 @@ def match_photo(context: bpy.types.Context, collection: bpy.types.Collection, vi
     scene[BEFORE] = json.dumps(
         {
             "person": collection.name,
-            "settings": [[path, _value(scene, path)] for path in wanted if _has(scene, path)],
+            "settings": [[path, get_value(scene, path)] for path in wanted if _has(scene, path)],
             "camera": scene.camera.name if scene.camera else "",
             "hidden": [[thing.name, thing.hide_get()] for thing in hidden],
         }
@@ -102,7 +118,7 @@ def match_photo(context: bpy.types.Context, collection: bpy.types.Collection, vi
     if scene.world is not None:
         scene[BEFORE_WORLD] = scene.world
     for path, value in wanted.items():
-        _set_value(scene, path, value)
+        set_value(scene, path, value)
     scene.camera, scene.world = eye, eye.get(WORLD) or scene.world
     for thing in hidden:
         thing.hide_render = True
@@ -110,8 +126,10 @@ def match_photo(context: bpy.types.Context, collection: bpy.types.Collection, vi
     for thing in shown:
         if thing.type == "LIGHT" and VIEW in thing:
             thing.hide_render = thing.hide_viewport = thing[VIEW] != view
-    _highlights(collection, False)
-    _set_view_expression(collection, view)
+    _photo_look(collection, True)
+    head = head_of(collection)
+    if head is not None:
+        set_view_expression(head, view)
 
 
 def release_photo(context: bpy.types.Context) -> None:
@@ -122,7 +140,7 @@ def release_photo(context: bpy.types.Context) -> None:
     before = json.loads(scene[BEFORE])
     del scene[BEFORE]
     for path, value in before["settings"]:
-        _set_value(scene, path, value)
+        set_value(scene, path, value)
     scene.camera = bpy.data.objects.get(before["camera"]) if before["camera"] else None
     scene.world = scene.pop(BEFORE_WORLD, None)
     for name, was_hidden in before["hidden"]:
@@ -132,7 +150,7 @@ def release_photo(context: bpy.types.Context) -> None:
             thing.hide_set(was_hidden)
     collection = bpy.data.collections.get(before["person"])
     if collection is not None:
-        _highlights(collection, True)
+        _photo_look(collection, False)
 
 
 def _add_parts(bundle: ResultBundle, collection: bpy.types.Collection) -> bpy.types.Object:
@@ -140,11 +158,12 @@ def _add_parts(bundle: ResultBundle, collection: bpy.types.Collection) -> bpy.ty
     things = {}
     for part in mesh.split(bundle):
         thing = mesh.make_object(bundle, part, collection)
-        thing.data.materials.append(material.make_material(bundle, part.name))
+        thing.data.materials.append(material.make_material(bundle, part))
         shape_keys.add_shape_keys(thing, bundle, part)
         things[part.name] = thing
     head = things[SKIN]
     for name, thing in things.items():
+        material.scale_with(thing.data.materials[0], head)
         if name != SKIN:
             thing.parent = head
             shape_keys.follow(thing, head)
@@ -208,25 +227,26 @@ def _has(scene: bpy.types.Scene, path: str) -> bool:
     return holder is not None and hasattr(holder, name)
 
 
-def _value(scene: bpy.types.Scene, path: str) -> Any:
+def get_value(scene: bpy.types.Scene, path: str) -> Any:
     owner, _, name = path.rpartition(".")
     return getattr(getattr(scene, owner), name)
 
 
-def _set_value(scene: bpy.types.Scene, path: str, value: Any) -> None:
+def set_value(scene: bpy.types.Scene, path: str, value: Any) -> None:
     owner, _, name = path.rpartition(".")
     if _has(scene, path):
         setattr(getattr(scene, owner), name, value)
 
 
-def _highlights(collection: bpy.types.Collection, on: bool) -> None:
+def _photo_look(collection: bpy.types.Collection, on: bool) -> None:
     for thing in collection.all_objects:
         for slot in thing.material_slots:
             if slot.material is not None:
-                material.set_highlights(slot.material, on)
+                material.set_photo_look(slot.material, on)
 
 
-def _set_view_expression(collection: bpy.types.Collection, view: int) -> None:
-    head = head_of(collection)
-    if head is not None and head.data.shape_keys is not None and RESULT in head:
-        shape_keys.set_expression(head, json.loads(head[RESULT])["views"][view]["expression"])
+def set_view_expression(head: bpy.types.Object, view: int) -> None:
+    """Gives the head the expression that it has in a photo; nothing without a result that has this photo."""
+    views = result_of(head).get("views", [])
+    if view < len(views):
+        shape_keys.set_expression(head, views[view]["expression"])

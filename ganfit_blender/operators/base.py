@@ -8,6 +8,7 @@ import bpy
 
 from .. import preview, session
 from ..errors import AddonError, as_addon_error
+from ..importer import scene as importer
 from ..job import CANCELLED, POLL_INTERVAL_S, JobStatus
 from ..ui_strings import MESSAGES, stage
 from ..viewport import redraw
@@ -35,6 +36,18 @@ class Reporting:
         return {"CANCELLED"}
 
 
+class PersonOperator(Reporting):
+    """An operator on the active person's head."""
+
+    @classmethod
+    def poll(cls, context: bpy.types.Context) -> bool:
+        """There is a head of ours, whatever its objects are called."""
+        if importer.active_head(context) is None:
+            cls.poll_message_set(MESSAGES["no_person"])
+            return False
+        return True
+
+
 class JobOperator(Reporting):
     """Runs a job: modal with a timer where there is a window, blocking in background mode and from scripts.
 
@@ -47,7 +60,10 @@ class JobOperator(Reporting):
     @classmethod
     def poll(cls, context: bpy.types.Context) -> bool:
         """One job at a time."""
-        return session.current().status is None
+        if session.current().status is not None:
+            cls.poll_message_set(MESSAGES["busy"])
+            return False
+        return True
 
     def run(self, context: bpy.types.Context) -> set[str]:
         """Blocks until the job has ended."""

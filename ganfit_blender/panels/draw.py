@@ -10,10 +10,20 @@ import bpy
 from .. import preferences, preview, session, setup_env
 from ..errors import AddonError
 from ..job import CANCELLING, JobStatus
-from ..ui_strings import MESSAGES, stage, time_left
+from ..ui_strings import MESSAGES, label, stage, time_left
 
 CHARACTER_WIDTH = 7.0  # pixels of a letter at scale 1, a little more than the average
 PREVIEW_SCALE = 9.0
+
+
+class SubPanel:
+    """Where a closed panel below the main one stands."""
+
+    bl_category = label("panel")
+    bl_parent_id = "GANFIT_PT_main"
+    bl_space_type = "VIEW_3D"
+    bl_region_type = "UI"
+    bl_options = {"DEFAULT_CLOSED"}
 
 
 def draw_job(layout: bpy.types.UILayout, context: bpy.types.Context, status: JobStatus) -> None:

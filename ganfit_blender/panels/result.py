@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import bpy
 
+from .. import studio
 from ..importer import scene as importer
 from ..ui_strings import label
 
@@ -24,6 +25,7 @@ class GANFIT_PT_result(bpy.types.Panel):
         matched = importer.is_matched(context.scene)
         row = layout.row()
         row.operator("ganfit.match_photo", icon="CAMERA_DATA", depress=matched)
+        layout.operator("ganfit.studio", icon="LIGHT_AREA", depress=studio.is_on(context.scene))
 
 
 CLASSES = (GANFIT_PT_result,)

@@ -30,9 +30,11 @@ def head_arrays(head: HeadModel, cage: torch.Tensor) -> dict[str, np.ndarray]:
         "expression_deltas": head.expression, "offsets": torch.zeros_like(cage),
         "makehuman_index": head.makehuman_index.int(), "palette_weights": head.palette_weights0,
         "region_masks": torch.stack(list(head.regions.values())).float(),
+        "identity_deltas": head.identity[:10].half(),
     }
     names = {"part_names": head.PARTS, "expression_names": head.expression_names,
-             "palette_names": head.palette_names, "region_names": list(head.regions)}
+             "palette_names": head.palette_names, "region_names": list(head.regions),
+             "identity_names": [f"shape_{i + 1:02d}" for i in range(10)]}
     return {k: v.numpy() for k, v in tensors.items()} | {k: np.array(list(v)) for k, v in names.items()}
 
 

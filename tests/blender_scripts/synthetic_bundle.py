@@ -97,6 +97,10 @@ def head_arrays(seed: int = 0) -> dict[str, np.ndarray]:
     deltas[:, skin:] *= (np.arange(52) % 4 == 0)[:, None, None]
     offsets = np.zeros_like(points)
     offsets[:skin, 2] = 0.003 * np.exp(-((points[:skin] - [0, -0.03, 0.03]) ** 2).sum(-1) / 0.02**2)
+    shapes = np.zeros((3, *points.shape))
+    shapes[0] = 0.04 * points * [1, 0, 0]
+    shapes[1, :skin, 1] = 0.002 * np.cos(20 * points[:skin, 0])
+    shapes[2, :, 2] = 0.001
     lips = np.exp(-((points - [0, -0.07, 0.02]) ** 2).sum(-1) / 0.02**2) * (np.arange(len(points)) < skin)
     quads, uvs = np.concatenate(quads), np.concatenate(uvs)
     return {
@@ -109,6 +113,8 @@ def head_arrays(seed: int = 0) -> dict[str, np.ndarray]:
         "expression_names": np.array(ARKIT),
         "expression_deltas": deltas.astype(np.float32),
         "offsets": offsets.astype(np.float32),
+        "identity_deltas": shapes.astype(np.float16),
+        "identity_names": np.array(["shape_01", "shape_02", "shape_03"]),
         "makehuman_index": np.where(np.arange(len(points)) < skin, np.arange(len(points)) + 7, -1).astype(np.int32),
         "palette_weights": np.concatenate(weights).astype(np.float32),
         "palette_names": np.array(list(PALETTE)),

@@ -64,6 +64,10 @@ def work(job_id: str, params: dict) -> None:
         return
     if os.environ.get("FAKE_BUNDLE"):
         shutil.copytree(os.environ["FAKE_BUNDLE"], params["out"], dirs_exist_ok=True)
+        with open(os.path.join(params["out"], "request.json"), "w") as stream:
+            json.dump(params, stream)
+        if params.get("sculpt"):
+            shutil.copy(params["sculpt"], os.path.join(params["out"], "sculpt.npz"))
     notify("job.finished", job_id=job_id, bundle=params["out"])
 
 
@@ -83,7 +87,7 @@ def serve() -> None:
                 noise()
             version = 0 if MODE == "old" else 1
             send({"id": number, "result": {"version": version, "backend": "fake", "pid": os.getpid()}})
-        elif method == "reconstruct":
+        elif method in ("reconstruct", "refit"):
             cancelled.clear()
             send({"id": number, "result": {"job_id": f"job-{number}"}})
             threading.Thread(target=work, args=(f"job-{number}", params), daemon=True).start()

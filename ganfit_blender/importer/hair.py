@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A shade of cropped hair on the scalp: a mask in the UV layout, mixed over the albedo with a strength."""
+
+from __future__ import annotations
+
+import bpy
+import numpy as np
+
+from . import textures
+from .axes import srgb_to_linear
+from .bundle import ResultBundle
+from .mesh import UV_LAYERS, Part
+
+SHADE = "Hair Shade"  # the mix node: colour B, and how much of it
+MASK = "Hair Mask"
+PHOTO_OFF = "ganfit_photo_off"  # on nodes: numbers of the inputs that are 0 in Match Photo, whose light is diffuse
+SIZE = 512
+SOFTENED = 12  # steps of averaging over neighbours: about 2 cm of fading at the hairline
+STRENGTH = 0.85
+HAIRS_MM, UV_LENGTH_MM = 0.7, 330.0
+BROW_SHARE = 0.2  # the darkest fifth of the brows is hair
+
+
+def add_nodes(material: bpy.types.Material, bundle: ResultBundle, part: Part,
+              albedo: bpy.types.Image) -> bpy.types.ShaderNode | None:
+    """A mix node whose `A` wants the albedo and whose `Result` is the skin with hair; None without a scalp."""
+    scalp = region(bundle, part, "scalp")
+    if scalp is None:
+        return None
+    nodes, links = material.node_tree.nodes, material.node_tree.links
+    mask, uv, noise = (nodes.new(kind) for kind in ("ShaderNodeTexImage", "ShaderNodeUVMap", "ShaderNodeTexNoise"))
+    hairs, share, mix = nodes.new("ShaderNodeMapRange"), nodes.new("ShaderNodeMath"), nodes.new("ShaderNodeMix")
+    amount = nodes.new("ShaderNodeMath")
+    mask.image = textures.make_image(f"{bundle.name} hair mask", mask_picture(bundle, part, scalp), color=False)
+    mask.name = MASK
+    uv.uv_map = next(iter(UV_LAYERS))
+    noise.noise_dimensions = "2D"
+    noise.inputs["Scale"].default_value = UV_LENGTH_MM / HAIRS_MM
+    hairs.inputs["From Min"].default_value, hairs.inputs["From Max"].default_value = 0.3, 0.7
+    hairs.inputs["To Min"].default_value = 0.55
+    share.operation = amount.operation = "MULTIPLY"
+    amount.name = amount.label = SHADE
+    amount.inputs[1].default_value = STRENGTH
+    amount[PHOTO_OFF] = [1]
+    mix.data_type, mix.clamp_factor = "RGBA", True
+    mix.inputs["B"].default_value = (*hair_color(bundle, part, albedo), 1.0)
+    for number, node in enumerate((uv, mask, noise, hairs, share, amount, mix)):
+        node.location = (-1560 + 180 * number, 620 if node in (mask, share) else 880)
+    mix.location = (-300, 320)
+    for node in (mask, noise):
+        links.new(uv.outputs["UV"], node.inputs["Vector"])
+    links.new(noise.outputs[0], hairs.inputs["Value"])
+    links.new(mask.outputs["Color"], share.inputs[0])
+    links.new(hairs.outputs[0], share.inputs[1])
+    links.new(share.outputs[0], amount.inputs[0])
+    links.new(amount.outputs[0], mix.inputs["Factor"])
+    return mix
+
+
+def region(bundle: ResultBundle, part: Part, name: str) -> np.ndarray | None:
+    """(V,) mask of a region on the part's vertices, None when the bundle has none of that name."""
+    names = [str(entry) for entry in bundle.head.get("region_names", ())]
+    if name not in names:
+        return None
+    return np.asarray(bundle.head["region_masks"][names.index(name)][part.vertices], np.float32)
+
+
+def mask_picture(bundle: ResultBundle, part: Part, scalp: np.ndarray) -> np.ndarray:
+    """(SIZE, SIZE, 1) in [0, 1]: the scalp with a soft, uneven hairline."""
+    soft = scalp.copy()
+    edges = np.stack([part.corners, np.roll(part.corners, -1, 1)], -1).reshape(-1, 2)
+    for _ in range(SOFTENED):
+        total, count = np.zeros_like(soft), np.zeros_like(soft)
+        for a, b in ((0, 1), (1, 0)):
+            np.add.at(total, edges[:, a], soft[edges[:, b]])
+            np.add.at(count, edges[:, a], 1)
+        soft = 0.5 * soft + 0.5 * total / np.maximum(count, 1)
+    uv = bundle.head["corner_uvs"][part.faces]
+    order = [[0, 1, 2], [0, 2, 3]]
+    triangles, values = uv[:, order].reshape(-1, 3, 2), soft[part.corners][:, order].reshape(-1, 3, 1)
+    picture = textures.spread(*textures.draw_in_uv(triangles, values, SIZE), 4)
+    uneven = 0.16 * textures.cloud(SIZE, 60, 5) + 0.10 * textures.cloud(SIZE, 160, 6)
+    shade = np.clip((picture + uneven[..., None] * (picture > 0.02) - 0.25) / 0.35, 0, 1)
+    return shade * shade * (3 - 2 * shade)
+
+
+def hair_color(bundle: ResultBundle, part: Part, albedo: bpy.types.Image) -> list[float]:
+    """Linear colour of the brows' darkest part in the albedo; dark brown without brows."""
+    brow = region(bundle, part, "brow")
+    if brow is None or not (brow > 0.5).any() or not albedo.size[0]:
+        return [0.03, 0.02, 0.014]
+    corner = brow[part.corners].reshape(-1) > 0.5
+    uv = bundle.head["corner_uvs"][part.faces].reshape(-1, 2)[corner]
+    pixels = textures.read_image(albedo)
+    x, y = (np.clip((uv * albedo.size).astype(int), 0, np.array(albedo.size) - 1)).T
+    linear = srgb_to_linear(pixels[y, x, :3])
+    dark = np.argsort(linear.sum(1))[: max(1, int(BROW_SHARE * len(linear)))]
+    return (0.25 * linear[dark].mean(0)).tolist()

@@ -1,0 +1,195 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Pictures that are computed, not loaded: the eye's colours, the hair's mask, vertex values drawn into a UV map."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import bpy
+import numpy as np
+
+from .axes import linear_to_srgb, srgb_to_linear
+
+EYE_SIZE = 1024
+SCLERA_SATURATION = 0.35  # the fit's sclera has taken over the lids' shade and the iris' spill; a living eye is paler
+FIBRES = ((60, 0.35), (140, 0.4), (330, 0.25))  # (fibres around the iris, share of the pattern)
+IRIS_CONTRAST = 0.55
+
+
+@dataclass(frozen=True)
+class EyeRings:
+    """Where the colours of an eye change: distance in the UV map from its middle, the pole."""
+
+    pupil: float
+    iris: float  # where the iris is still wholly iris
+    limbus: float
+    sclera: float  # where the sclera is wholly sclera
+
+
+def eye_rings(uv: np.ndarray, weights: np.ndarray, names: list[str]) -> EyeRings | None:
+    """The rings of an eye from its corners' UVs (C, 2) and colour shares (C, P); None if it has no such colours."""
+    if not {"pupil", "iris", "limbus", "sclera"} <= set(names):
+        return None
+    radius = np.hypot(*(uv - 0.5).T)
+    main = {name: radius[weights[:, names.index(name)] > 0.5] for name in ("pupil", "iris", "limbus", "sclera")}
+    if not all(len(found) for found in main.values()):
+        return None
+    return EyeRings(
+        pupil=float(main["pupil"].max() + main["iris"].min()) / 2,
+        iris=float(main["iris"].max()),
+        limbus=float(main["limbus"].mean()),
+        sclera=float(main["sclera"].min()),
+    )
+
+
+def eye_picture(rings: EyeRings, palette: dict[str, np.ndarray], size: int = EYE_SIZE, seed: int = 1) -> np.ndarray:
+    """(size, size, 3) sRGB-encoded colours of an eye, row 0 at the bottom: pupil, fibrous iris, limbus, sclera.
+
+    Args:
+        palette: sRGB-encoded colours (3,) by name: `pupil`, `iris`, `limbus`, `sclera`; the iris' mean is kept.
+    """
+    rng = np.random.default_rng(seed)
+    linear = {name: srgb_to_linear(np.clip(np.asarray(color, np.float64), 0, 1)) for name, color in palette.items()}
+    axis = ((np.arange(size) + 0.5) / size - 0.5).astype(np.float32)
+    radius = np.hypot(*np.meshgrid(axis, axis))
+    color = _sclera(rng, radius, linear["sclera"])
+    half = int(np.ceil(rings.sclera * 1.1 * size)) + 1
+    middle = slice(size // 2 - half, size // 2 + half)
+    x, y = np.meshgrid(axis[middle], axis[middle])
+    inner = np.hypot(x, y)
+    front = _iris(rng, rings, inner, np.arctan2(y, x) / (2 * np.pi) % 1.0, linear["iris"])
+    front = _mix(front, linear["limbus"], 0.85 * _smooth(inner, rings.iris, rings.limbus))
+    front = _mix(front, color[middle, middle], _smooth(inner, rings.limbus, rings.sclera * 1.06))
+    front = _mix(front, linear["pupil"] * 0.3, 1 - _smooth(inner, rings.pupil * 0.93, rings.pupil * 1.05))
+    color[middle, middle] = front
+    return linear_to_srgb(np.clip(color, 0, 1)).astype(np.float32)
+
+
+def _iris(rng: np.random.Generator, rings: EyeRings, radius: np.ndarray, turn: np.ndarray,
+          color: np.ndarray) -> np.ndarray:
+    """Linear colours of the iris, whose mean is `color`: fibres, a lighter collarette, a darker rim."""
+    across = np.clip((radius - rings.pupil) / (rings.limbus - rings.pupil), 0, 1)  # 0 at the pupil, 1 at the limbus
+    pattern = sum(share * _fibres(rng, turn, across, count) for count, share in FIBRES)
+    collarette = np.exp(-(((across - 0.3) / 0.12) ** 2))
+    shade = 1 + IRIS_CONTRAST * pattern + 0.25 * collarette - 0.35 * _smooth(across, 0.6, 1.0)
+    ring = (radius > rings.pupil) & (radius < rings.iris)
+    return color * (shade / shade[ring].mean())[..., None]
+
+
+def _sclera(rng: np.random.Generator, radius: np.ndarray, color: np.ndarray) -> np.ndarray:
+    """Linear colours of the white: paler than the fit's, pink and veined towards the corners."""
+    far = _smooth(radius, 0.09, 0.22)
+    veins = _smooth(_cloud(rng, len(radius), 40), 0.55, 0.9) * far
+    white = _pale(color).astype(np.float32) * (1 + 0.04 * _cloud(rng, len(radius), 12))[..., None]
+    white *= 1 - far[..., None] * np.array([0.05, 0.16, 0.18], np.float32)
+    return white * (1 - veins[..., None] * np.array([0.05, 0.3, 0.28], np.float32))
+
+
+def draw_in_uv(uv: np.ndarray, values: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Draws values at corners into the UV map, linear inside each triangle.
+
+    Args:
+        uv: (T, 3, 2) corners of triangles, v up.
+        values: (T, 3, C) their values.
+
+    Returns:
+        (size, size, C) float32, row 0 at the bottom, and (size, size) bool: where a triangle lies.
+    """
+    picture, covered = np.zeros((size, size, values.shape[-1]), np.float32), np.zeros((size, size), bool)
+    points = np.asarray(uv, np.float64) * size - 0.5
+    low = np.clip(np.floor(points.min(1)).astype(int), 0, size - 1)
+    high = np.clip(np.ceil(points.max(1)).astype(int), 0, size - 1)
+    for (a, b, c), (x0, y0), (x1, y1), value in zip(points, low, high, values):
+        area = (b[0] - a[0]) * (c[1] - a[1]) - (b[1] - a[1]) * (c[0] - a[0])
+        if abs(area) < 1e-12:
+            continue
+        x, y = np.meshgrid(np.arange(x0, x1 + 1), np.arange(y0, y1 + 1))
+        v = ((x - a[0]) * (c[1] - a[1]) - (y - a[1]) * (c[0] - a[0])) / area
+        w = ((b[0] - a[0]) * (y - a[1]) - (b[1] - a[1]) * (x - a[0])) / area
+        inside = (v >= -1e-6) & (w >= -1e-6) & (v + w <= 1 + 1e-6)
+        weights = np.stack([1 - v - w, v, w], -1)[inside]
+        picture[y0 : y1 + 1, x0 : x1 + 1][inside] = weights @ value
+        covered[y0 : y1 + 1, x0 : x1 + 1] |= inside
+    return picture, covered
+
+
+def spread(picture: np.ndarray, covered: np.ndarray, pixels: int) -> np.ndarray:
+    """Carries the values at the border of the covered area outwards, so that filtering finds no seam."""
+    picture, covered = picture.copy(), covered.copy()
+    for _ in range(pixels):
+        if covered.all():
+            break
+        total, count = np.zeros_like(picture), np.zeros(covered.shape)
+        for axis, step in ((0, 1), (0, -1), (1, 1), (1, -1)):
+            near = np.roll(covered, step, axis)
+            total += np.roll(picture, step, axis) * near[..., None]
+            count += near
+        fresh = ~covered & (count > 0)
+        picture[fresh] = total[fresh] / count[fresh][:, None]
+        covered |= fresh
+    return picture
+
+
+def make_image(name: str, pixels: np.ndarray, color: bool = True) -> bpy.types.Image:
+    """A packed 8-bit image of (H, W, 1 or 3) values in [0, 1], row 0 at the bottom; encoded sRGB, or plain data."""
+    height, width = pixels.shape[:2]
+    image = bpy.data.images.new(name, width, height, alpha=False, is_data=not color)
+    rgba = np.ones((height, width, 4), np.float32)
+    rgba[..., :3] = pixels
+    image.pixels.foreach_set(rgba.ravel())
+    image.update()
+    image.pack()
+    return image
+
+
+def read_image(image: bpy.types.Image) -> np.ndarray:
+    """(H, W, 4) values of an image as they are stored (a byte image: encoded), row 0 at the bottom."""
+    pixels = np.empty(image.size[0] * image.size[1] * 4, np.float32)
+    image.pixels.foreach_get(pixels)
+    return pixels.reshape(image.size[1], image.size[0], 4)
+
+
+def cloud(size: int, cells: int, seed: int) -> np.ndarray:
+    """(size, size) smooth random values, mean 0, within [-1, 1], `cells` features across."""
+    return _cloud(np.random.default_rng(seed), size, cells)
+
+
+def _fibres(rng: np.random.Generator, turn: np.ndarray, across: np.ndarray, count: int) -> np.ndarray:
+    """Random values in [-1, 1] that change fast around the iris and slowly across it."""
+    knots = rng.uniform(-1, 1, (4, count))
+    place, depth = turn * count, across * 2.999
+    left, near = np.floor(place).astype(int), np.floor(depth).astype(int)
+    s, t = _ease(place - left), _ease(depth - near)
+    a, b = left % count, (left + 1) % count
+    lower = knots[near, a] * (1 - s) + knots[near, b] * s
+    upper = knots[near + 1, a] * (1 - s) + knots[near + 1, b] * s
+    return lower * (1 - t) + upper * t
+
+
+def _cloud(rng: np.random.Generator, size: int, cells: int) -> np.ndarray:
+    """Value noise of one octave."""
+    knots = rng.uniform(-1, 1, (cells + 1, cells + 1)).astype(np.float32)
+    place = (np.arange(size) + 0.5) / size * cells
+    first = np.minimum(place.astype(int), cells - 1)
+    part = _ease(place - first).astype(np.float32)
+    rows = knots[first] * (1 - part)[:, None] + knots[first + 1] * part[:, None]
+    return rows[:, first] * (1 - part) + rows[:, first + 1] * part
+
+
+def _ease(t: np.ndarray) -> np.ndarray:
+    return t * t * (3 - 2 * t)
+
+
+def _smooth(value: np.ndarray, low: float, high: float) -> np.ndarray:
+    """0 below `low`, 1 above `high`, smooth between."""
+    return _ease(np.clip((value - low) / (high - low), 0, 1))
+
+
+def _mix(a: np.ndarray, b: np.ndarray, share: np.ndarray) -> np.ndarray:
+    return a + (b - a) * share[..., None]
+
+
+def _pale(color: np.ndarray) -> np.ndarray:
+    """A linear colour drawn towards grey of the same luminance (Rec.709)."""
+    grey = color @ np.array([0.2126, 0.7152, 0.0722])
+    return grey + SCLERA_SATURATION * (color - grey)
