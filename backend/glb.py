@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from PIL import Image
-from scipy.ndimage import distance_transform_edt
 
 from . import __version__
 from .render.raster import get_rasterizer
@@ -135,6 +134,8 @@ def bake_colours(uv: np.ndarray, faces: np.ndarray, colours: np.ndarray, size: i
 
     uv: (V, 2) in [0, 1], v up; faces: (T, 3); colours: (V, 3) sRGB-encoded in [0, 1]. Returns a square PNG.
     """
+    from scipy.ndimage import distance_transform_edt  # slow to import: not before the first iteration
+
     clip = np.concatenate([uv * 2 - 1, np.zeros((len(uv), 1)), np.ones((len(uv), 1))], 1)
     raster = get_rasterizer("cpu")
     tri = torch.tensor(np.ascontiguousarray(faces), dtype=torch.int32)

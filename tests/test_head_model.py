@@ -13,10 +13,11 @@ import pytest
 import torch
 
 from backend.errors import CODES
-from backend.head import model
-from backend.head.cage import PARTS, Cage, build_cage, sphere_fit
+from backend.head import build, model
+from backend.head.cage import Cage, build_cage, sphere_fit
 from backend.head.model import HeadModel, load_head
 from backend.head.occlusion import ambient_occlusion
+from backend.head.parts import PARTS
 from backend.head.subdivision import subdivide
 
 ARKIT = """
@@ -384,7 +385,7 @@ def test_build_takes_seconds_and_the_cache_a_moment(tmp_path: Path, monkeypatch:
     whole = cached.read_bytes()
     with np.load(cached) as data:
         arrays = {name: data[name] for name in data.files}
-    monkeypatch.setattr(model, "build_arrays", lambda basis: arrays)
+    monkeypatch.setattr(build, "build_arrays", lambda basis: arrays)
     cached.write_bytes(whole[: len(whole) // 2])
     assert torch.equal(load_head().verts0, built.verts0)
     assert cached.stat().st_size == len(whole)

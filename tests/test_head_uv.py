@@ -138,10 +138,10 @@ def test_layout_id_is_frozen_and_tells_layouts_apart(head: HeadModel, skin, uv) 
 
 
 def test_a_layout_of_another_skin_is_refused(cage: Cage, monkeypatch: pytest.MonkeyPatch) -> None:
-    from backend.head import model
+    from backend.head import build
 
     index, uv, name = uv_layout.load_layout()
-    monkeypatch.setattr(model, "load_layout", lambda: (index, uv[:, ::-1], name))
+    monkeypatch.setattr(build, "load_layout", lambda: (index, uv[:, ::-1], name))
     with pytest.raises(GanfitError) as error:
-        model.skin_uv(cage)
+        build.skin_uv(cage)
     assert error.value.code == "layout_mismatch"

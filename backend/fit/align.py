@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from backend.fit.parameters import DISTANCE_PRIOR, FitParameters, ViewFrame, camera_of
-from backend.render.camera import axis_angle
+from backend.render.camera import axis_angle, rotation_matrix
 
 LANDMARK_SIGMA = 0.07
 """Expected error of one landmark in interocular distances. Wider than the network's noise (about 0.015), because
@@ -62,6 +62,41 @@ def initial_parameters(model: LandmarkModel, points: Tensor, frame: ViewFrame, l
         sun_direction=torch.tensor([[0.2, 0.6, 1.0]]), sun_rgb=torch.zeros(1, 3))
 
 
+def projection_jacobian(params: FitParameters, frame: ViewFrame, points: Tensor) -> tuple[Tensor, Tensor]:
+    """Derivatives of the pixels (N, 2) of world points (N, 3) under the first view's camera, see `camera_of`.
+
+    Returns (N, 2, 3) by the point and (N, 2, 7) by rotation, centre, log_scale and log_distance, in this order. Left
+    Jacobian of the rotation: Sola et al. 2018, A micro Lie theory for state estimation in robotics, Eq. 145.
+    """
+    camera = camera_of(params, [frame], 0)
+    rotation, vector, focal = rotation_matrix(camera.rotation)[0], camera.rotation[0], camera.focal[0]
+    turned = points @ rotation.T
+    x, y, z = (turned + camera.translation[0]).unbind(1)
+    zero = torch.zeros_like(x)
+    by_view = torch.stack([torch.stack([-focal / z, zero, focal * x / z**2], 1),
+                           torch.stack([zero, focal / z, -focal * y / z**2], 1)], 1)
+    by_focal = torch.stack([-x / z, y / z], 1)
+    angle = vector.norm().clamp(min=1e-4)
+    k = cross_matrix(vector[None])[0]
+    left = (torch.eye(3) + (1 - torch.cos(angle)) / angle**2 * k + (angle - torch.sin(angle)) / angle**3 * k @ k)
+    by_rotation = -by_view @ cross_matrix(turned) @ left
+    # t = (x, -y, -s d) / s with x, y the origin in pixels from the middle, s pixels per metre; f = s d unless known.
+    tx, ty, tz = camera.translation[0]
+    shift = frame.unit / (focal / -tz)
+    by_centre = by_view[..., :2] * torch.stack([shift, -shift])
+    known = frame.focal is not None
+    by_scale = -by_view[..., 0] * tx - by_view[..., 1] * ty + (-by_view[..., 2] * tz if known else by_focal * focal)
+    by_distance = torch.zeros_like(by_scale) if known else by_view[..., 2] * tz + by_focal * focal
+    return by_view @ rotation, torch.cat([by_rotation, by_centre, by_scale[..., None], by_distance[..., None]], 2)
+
+
+def cross_matrix(v: Tensor) -> Tensor:
+    """(N, 3) -> (N, 3, 3): the matrices whose product with x is v cross x."""
+    x, y, z = v.unbind(1)
+    zero = torch.zeros_like(x)
+    return torch.stack([zero, -z, y, z, zero, -x, -y, x, zero], 1).reshape(-1, 3, 3)
+
+
 def align(model: LandmarkModel, params: FitParameters, points: Tensor, frame: ViewFrame, steps: int) -> FitParameters:
     """Levenberg-Marquardt on the landmarks with Gaussian priors and Huber weights; expression stays in [0, 1].
 
@@ -74,13 +109,20 @@ def align(model: LandmarkModel, params: FitParameters, points: Tensor, frame: Vi
                                 "rotation": x[None, k + e:k + e + 3], "centre": x[None, k + e + 3:k + e + 5],
                                 "log_scale": x[None, k + e + 5:k + e + 6], "log_distance": x[None, k + e + 6:]})
 
+    trust = model.weights.sqrt()[:, None] / (frame.unit * LANDMARK_SIGMA)
+    basis = torch.cat([model.identity, model.expression]).permute(1, 2, 0)
+    sigma = torch.cat([torch.ones(k), torch.full((e,), EXPRESSION_SIGMA), torch.full((6,), torch.inf),
+                       torch.tensor([DISTANCE_PRIOR[1]])])
+    mean = torch.zeros(len(sigma))
+    mean[-1] = DISTANCE_PRIOR[0]
+
     def residuals(x: Tensor) -> tuple[Tensor, Tensor]:
-        p = unpack(x)
-        projected = camera_of(p, [frame], 0).project(model.points(x[:k], x[k:k + e])[None])[0]
-        data = (projected - points) / (frame.unit * LANDMARK_SIGMA) * model.weights.sqrt()[:, None]
-        prior = torch.cat([x[:k], x[k:k + e] / EXPRESSION_SIGMA,
-                           (x[-1:] - DISTANCE_PRIOR[0]) / DISTANCE_PRIOR[1]])
-        return data, prior
+        projected = camera_of(unpack(x), [frame], 0).project(model.points(x[:k], x[k:k + e])[None])[0]
+        return (projected - points) * trust, (x - mean) / sigma
+
+    def jacobian(x: Tensor) -> Tensor:
+        by_point, by_camera = projection_jacobian(unpack(x), frame, model.points(x[:k], x[k:k + e]))
+        return (torch.cat([by_point @ basis, by_camera], 2) * trust[..., None]).reshape(-1, len(x))
 
     def robust(data: Tensor) -> Tensor:
         return (2.0 / data.norm(dim=1).clamp(min=2.0)).detach()
@@ -95,11 +137,9 @@ def align(model: LandmarkModel, params: FitParameters, points: Tensor, frame: Vi
     damping, current = 1e-2, cost(x)
     for _ in range(steps):
         data, prior = residuals(x)
-        jac_data, jac_prior = torch.func.jacfwd(residuals)(x)
-        w = robust(data)[:, None].expand_as(data).reshape(-1)
-        jac_data, jac_prior = jac_data.reshape(-1, len(x)).to(x), jac_prior.to(x)
-        hessian = jac_data.T @ (w[:, None] * jac_data) + jac_prior.T @ jac_prior
-        gradient = jac_data.T @ (w * data.reshape(-1)) + jac_prior.T @ prior
+        rows, w = jacobian(x), robust(data)[:, None].expand_as(data).reshape(-1)
+        hessian = rows.T @ (w[:, None] * rows) + torch.diag(sigma**-2)
+        gradient = rows.T @ (w * data.reshape(-1)) + prior / sigma
         free = ~((x <= 0) & (gradient > 0) | (x >= 1) & (gradient < 0))
         free[:k] = True
         free[k + e:] = True

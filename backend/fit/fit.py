@@ -10,6 +10,7 @@ from torch import Tensor
 
 from backend.errors import GanfitError
 from backend.fit import losses
+from backend.fit.adam import Adam
 from backend.fit.config import FitConfig, LearningRates, LossWeights, StageConfig
 from backend.fit.parameters import DISTANCE_PRIOR, FitParameters, ViewFrame, camera_of
 from backend.fit.person import Person
@@ -286,13 +287,18 @@ def initial_appearance(energy: Energy, params: FitParameters) -> FitParameters:
     return replace(params, sh=Start(energy, params).light())
 
 
-def optimiser(params: FitParameters, rates: LearningRates) -> torch.optim.Adam:
-    """Adam with one group per kind of parameter."""
+def optimiser(params: FitParameters, rates: LearningRates) -> Adam:
+    """Adam with one step size per kind of parameter."""
     groups = {"identity": ["identity"], "expression": ["expression"], "latent": ["latent"], "rotation": ["rotation"],
               "position": ["centre", "log_scale", "log_distance"], "light": ["sh", "sun_direction", "sun_rgb"],
               "palette": ["palette"]}
-    return torch.optim.Adam([{"params": [getattr(params, n) for n in names], "lr": getattr(rates, group)}
-                             for group, names in groups.items()], betas=(0.9, 0.99))
+    return Adam([(getattr(params, n), getattr(rates, group)) for group, names in groups.items() for n in names],
+                betas=(0.9, 0.99))
+
+
+def rate_factor(stage: StageConfig, iteration: int) -> float:
+    """The share of the step sizes that is left in an iteration of a stage: half a cosine down to `final_rate`."""
+    return stage.final_rate + (1 - stage.final_rate) * 0.5 * (1 + math.cos(math.pi * iteration / stage.iterations))
 
 
 def run_stage(energy: Energy, params: FitParameters, trace: FitTrace, done: int, total: int,
@@ -305,21 +311,18 @@ def run_stage(energy: Energy, params: FitParameters, trace: FitTrace, done: int,
     weights: LossWeights = stage.weights
     params = params.require_grad()
     adam = optimiser(params, stage.rates)
-    schedule = torch.optim.lr_scheduler.LambdaLR(adam, lambda i: stage.final_rate + (1 - stage.final_rate) * 0.5 * (
-        1 + torch.cos(torch.tensor(torch.pi * i / stage.iterations)).item()))
     clock = Clock()
     for i in range(stage.iterations):
         if cancelled is not None and cancelled():
             raise GanfitError("cancelled", "The reconstruction was cancelled.")
         start = time.perf_counter()
-        adam.zero_grad(set_to_none=True)
+        adam.zero_grad()
         terms, rgb = energy(params, clock)
         total_loss = sum(getattr(weights, name) * value for name, value in terms.items())
         with clock("backward"):
             total_loss.backward()
         check_finite(terms, params, done + i)
-        adam.step()
-        schedule.step()
+        adam.step(rate_factor(stage, i))
         params.clamp_()
         trace.add(terms)
         clock.seconds["iteration"] = clock.seconds.get("iteration", 0.0) + time.perf_counter() - start

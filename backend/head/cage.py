@@ -13,11 +13,9 @@ from backend.assets import require
 from backend.head import makehuman
 from backend.head.eyes import GAZE, eyeball, gaze_delta
 from backend.head.lashes import ROWS, lash_uv, place, strand
+from backend.head.parts import PALETTE_NAMES, PARTS
 from backend.head.teeth import HELPERS, affine_motion, tooth_row
 
-PARTS = ("skin", "eye_left", "eye_right", "teeth", "tongue", "lashes")
-PALETTE_NAMES = ("sclera", "limbus", "iris", "pupil", "teeth", "gums", "tongue", "lashes")
-"""Colours of what is not skin."""
 TONGUE_SCALE = (0.85, 0.68, 0.95)
 TONGUE_BACK = 0.004
 SMALLEST_LID_MOTION = 1e-5

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from backend.errors import GanfitError
-from backend.head.cage import PARTS
 from backend.head.eyes import IRIS_RADIUS, RINGS, SEGMENTS
+from backend.head.parts import PARTS
 
 if TYPE_CHECKING:
     from backend.head.cage import Cage

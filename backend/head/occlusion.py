@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from backend.head.parts import PARTS
+
 OCCLUSION_FILE = Path(__file__).with_name("occlusion.npz")
 OPEN_MOUTH = {"jawOpen": 0.45, "mouthUpperUpLeft": 0.4, "mouthUpperUpRight": 0.4, "mouthSmileLeft": 0.3,
               "mouthSmileRight": 0.3, "mouthLowerDownLeft": 0.3, "mouthLowerDownRight": 0.3}
@@ -107,7 +109,7 @@ def main() -> None:
     import torch
     from scipy.spatial import cKDTree
 
-    from backend.head.cage import PARTS, build_cage
+    from backend.head.cage import build_cage
     from backend.head.model import load_head
 
     OCCLUSION_FILE.unlink(missing_ok=True)

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from backend.head.cage import PARTS, Cage
+from backend.head.cage import Cage
+from backend.head.parts import PARTS
 
 ZONES = ("face", "forehead", "ear_left", "ear_right", "scalp", "neck", "mouth_bag", "socket", "nostril")
 """Regions that share the skin out: every skin vertex is in exactly one."""

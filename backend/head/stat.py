@@ -24,7 +24,8 @@ from scipy.sparse.linalg import splu
 from scipy.spatial import cKDTree
 
 from backend.errors import GanfitError
-from backend.head.cage import PARTS, sphere_fit
+from backend.head.cage import sphere_fit
+from backend.head.parts import PARTS
 from backend.head.regions import ZONES, skin_zones
 from backend.head.registration import Template, quads_to_triangles, similarity, smoothness, vertex_normals
 from backend.head.subdivision import subdivide
