@@ -6,15 +6,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["Bundle", "GanfitError", "Options", "__version__", "reconstruct"]
+__all__ = ["Bundle", "GanfitError", "Options", "__version__", "reconstruct", "refit"]
 
 if TYPE_CHECKING:
     from .bundle import Bundle
     from .errors import GanfitError
     from .options import Options
     from .pipeline import reconstruct
+    from .refitting import refit
 
-_HOME = {"Bundle": "bundle", "GanfitError": "errors", "Options": "options", "reconstruct": "pipeline"}
+_HOME = {"Bundle": "bundle", "GanfitError": "errors", "Options": "options", "reconstruct": "pipeline",
+         "refit": "refitting"}
 
 
 def __getattr__(name: str) -> Any:

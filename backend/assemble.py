@@ -23,11 +23,13 @@ GEOMETRY_GREY = 0.72
 class Assembled:
     """Everything that follows from the parameters alone.
 
-    cage (V0, 3), verts1 (V, V1, 3): metres, metric scale; landmarks (68, 3): metres, view 0; texture (1, 3, S, S).
+    cage (V0, 3) without offsets, offsets (V0, 3), verts1 (V, V1, 3) with them: metres, metric scale; landmarks (68, 3):
+    metres, view 0; texture (1, 3, S, S).
     """
 
     person: Person
     cage: Tensor
+    offsets: Tensor
     verts1: Tensor
     landmarks: Tensor
     texture: Tensor
@@ -36,21 +38,26 @@ class Assembled:
     lights: list[Lights]
 
 
-def assemble(result: dict, person: Person, device: torch.device) -> Assembled:
-    """Rebuilds the person from a `result.json` of version 1 (identity, latent, palette; expression, camera, lights)."""
+def assemble(result: dict, person: Person, device: torch.device, offsets: np.ndarray | None = None) -> Assembled:
+    """Rebuilds the person from a `result.json` of version 1 (identity, latent, palette; expression, camera, lights).
+
+    offsets: (V0, 3) free-form displacements of the neutral cage, metres, metric scale, as in `head.npz`.
+    """
     head = person.head
     shape, views = result["shape"], result["views"]
     identity = torch.tensor([shape["coefficients"]], dtype=torch.float32, device=device)
     expression = torch.tensor([[v["expression"][n] for n in head.expression_names] for v in views], device=device)
     with torch.no_grad():
         neutral = head.cage(identity, torch.zeros_like(expression[:1])) * shape["scale"]
-        verts1 = head.subdivide(head.cage(identity.expand(len(views), -1), expression)) * shape["scale"]
+        moved = torch.zeros_like(neutral[0]) if offsets is None else torch.as_tensor(offsets).to(neutral)
+        posed = head.cage(identity.expand(len(views), -1), expression) * shape["scale"]
+        verts1 = head.subdivide(posed + moved)
         latent = torch.tensor([result["texture"]["latent"]], dtype=torch.float32, device=device)
         texture = person.generator(latent, result["texture"]["size"]).clamp(0, 1)
         # Quantised like the file, so that whoever reads the file renders the same picture.
         texture = (texture * 255).round() / 255
         palette = torch.tensor([result["palette"][n] for n in head.palette_names], device=device)
-    return Assembled(person, neutral[0], verts1, head.landmarks(verts1[:1], "68")[0], texture, palette,
+    return Assembled(person, neutral[0], moved, verts1, head.landmarks(verts1[:1], "68")[0], texture, palette,
                      [Camera.from_result(v["camera"], device) for v in views],
                      [Lights.from_result(v["lights"], device) for v in views])
 

@@ -16,11 +16,14 @@ from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import __version__
 from .errors import GanfitError, as_ganfit_error
 from .options import CHOICES, Options
+
+if TYPE_CHECKING:
+    from .bundle import Bundle
 
 OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 PLAIN_INTERVAL_S = 5.0
@@ -83,7 +86,45 @@ def _reconstruct(args: argparse.Namespace) -> int:
         from .pipeline import reconstruct
 
         bundle = reconstruct(args.photos, options, progress=progress)
-    seconds, warnings = time.perf_counter() - started, bundle.result.get("warnings", [])
+    return _say_done(args, bundle, time.perf_counter() - started)
+
+
+def _refit(args: argparse.Namespace) -> int:
+    options = {name: value for name, value in _given_options(args).items() if name not in ("out", "focal_mm")}
+    Options.from_dict(options)
+    pins = _read_pins(args.pins) if args.pins else []
+    pins += [_pin(text) for text in args.pin or []]
+    focal = getattr(args, "focal_mm", None)
+    started = time.perf_counter()
+    with show_progress() as progress:
+        from .refitting import refit
+
+        bundle = refit(args.bundle, options, args.out, args.sculpt, pins, args.photos, focal, progress=progress)
+    return _say_done(args, bundle, time.perf_counter() - started)
+
+
+def _pin(text: str) -> dict[str, Any]:
+    """VIEW,INDEX,X,Y of the command line as in the protocol."""
+    try:
+        view, index, x, y = text.split(",")
+        return {"view": int(view), "index": index if ":" in index else int(index), "x": float(x), "y": float(y)}
+    except ValueError:
+        raise GanfitError("bad_pin", f"The pin {text!r:.100} is not VIEW,INDEX,X,Y.") from None
+
+
+def _read_pins(path: Path) -> list[Any]:
+    try:
+        pins = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise GanfitError("bad_pin", f"The pins in {path} cannot be read ({error}).") from None
+    if not isinstance(pins, list):
+        raise GanfitError("bad_pin", f"{path} holds no list of pins.")
+    return pins
+
+
+def _say_done(args: argparse.Namespace, bundle: Bundle, seconds: float) -> int:
+    """Prints where the bundle is and what was odd."""
+    warnings = bundle.result.get("warnings", [])
     if args.json:
         timings = bundle.result.get("timings", {})
         summary = {"bundle": str(bundle.path), "seconds": round(seconds, 3), "timings": timings, "warnings": warnings}
@@ -216,6 +257,17 @@ def _parser() -> argparse.ArgumentParser:
     _add_options(command, "folder that gets a result per person and the table (batch.json, batch.csv)")
     command.set_defaults(run=_batch)
 
+    command = commands.add_parser("refit", help="fit a result again: to a sculpt, to pinned landmarks")
+    command.add_argument("bundle", type=Path, metavar="BUNDLE")
+    _add_options(command, "folder of the new result, may be the old one's", given_only=True)
+    text = "keep this shape: .npz with the displacements `offsets` (vertices, 3) of the neutral head, metres"
+    command.add_argument("--sculpt", type=Path, metavar="FILE", help=text)
+    text = "a landmark in photo pixels that the head has to meet: 0,4,251.5,180 or 0,68:30,251.5,180; repeatable"
+    command.add_argument("--pin", action="append", metavar="VIEW,INDEX,X,Y", help=text)
+    command.add_argument("--pins", type=Path, metavar="FILE", help="JSON list of pins: {view, index, x, y}")
+    command.add_argument("--photos", type=int, nargs="+", metavar="VIEW", help="photos to use, from 0; default: all")
+    command.set_defaults(run=_refit)
+
     command = commands.add_parser("serve", help="the worker that Blender talks to, on stdin and stdout")
     command.set_defaults(run=_serve)
 
@@ -237,23 +289,35 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_options(command: argparse.ArgumentParser, out: str) -> None:
-    """The options of `Options`, with its defaults."""
-    default = Options()
-    command.add_argument("--out", required=True, type=Path, metavar="DIR", help=out)
+def _add_options(command: argparse.ArgumentParser, out: str, given_only: bool = False) -> None:
+    """The options of `Options`, with its defaults; with `given_only` one that is not given is not there."""
+
+    def default(name: str) -> Any:
+        return argparse.SUPPRESS if given_only else getattr(Options(), name)
+
+    add = command.add_argument
+    add("--out", required=True, type=Path, metavar="DIR", help=out)
     for name, allowed in CHOICES.items():
-        value = getattr(default, name)
-        command.add_argument(f"--{name}", choices=allowed, default=value, help=f"default: {value}")
-    command.add_argument("--seed", type=int, default=default.seed, help="the same seed gives the same result")
-    command.add_argument("--face", type=int, metavar="N", help="which face of the photo, 0 is the largest")
-    command.add_argument("--generator", metavar="FILE", help="a texture generator of your own (.safetensors)")
-    command.add_argument("--iterations", type=int, metavar="N", help="instead of the preset's own number")
-    command.add_argument("--json", action="store_true", help="print one JSON object at the end")
+        add(f"--{name}", choices=allowed, default=default(name), help=f"default: {getattr(Options(), name)}")
+    add("--seed", type=int, default=default("seed"), help="the same seed gives the same result")
+    add("--face", type=int, metavar="N", default=default("face"), help="which face of the photo, 0 is the largest")
+    text = "a texture generator of your own (.safetensors)"
+    add("--generator", metavar="FILE", default=default("generator"), help=text)
+    text = "instead of the preset's own number"
+    add("--iterations", type=int, metavar="N", default=default("iterations"), help=text)
+    text = "focal length of each photo, 35 mm equivalent; 0: unknown (default: EXIF's)"
+    add("--focal-mm", type=float, nargs="+", metavar="MM", default=default("focal_mm"), help=text)
+    add("--json", action="store_true", help="print one JSON object at the end")
 
 
 def _options(args: argparse.Namespace) -> Options:
+    return Options(**_given_options(args))
+
+
+def _given_options(args: argparse.Namespace) -> dict[str, Any]:
+    """The options among parsed arguments."""
     names = {field.name for field in dataclasses.fields(Options)}
-    return Options(**{name: value for name, value in vars(args).items() if name in names})
+    return {name: value for name, value in vars(args).items() if name in names}
 
 
 def _add_assets(command: argparse.ArgumentParser) -> None:

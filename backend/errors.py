@@ -24,6 +24,8 @@ CODES: dict[str, str] = {
     "cancelled": "Nothing was written.",
     "fit_diverged": "Try another seed; if it happens again, report the photo as an issue.",
     "out_of_memory": "Close other programs, or use the preset `draft`.",
+    "bad_pin": "Give each pin as view, index (0 to 467 or 68:N), x and y in photo pixels.",
+    "sculpt_unreadable": "Give an .npz file with the array `offsets`: as many rows as the head has vertices, metres.",
     "device_unavailable": "Use `--device cpu`, or `auto` to take what is there.",
     # output
     "output_not_writable": "Choose an output folder in which you may write.",

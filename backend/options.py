@@ -20,6 +20,8 @@ CHOICES: dict[str, tuple[str, ...]] = {
 }
 MAX_SEED = 2**32 - 1
 MAX_ITERATIONS = 100_000
+FOCAL_MM = (8.0, 1200.0)
+"""Shortest and longest focal length (35 mm equivalent) that a photo of a face is taken with."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,8 @@ class Options:
     """Folder of the result bundle; None keeps the result in memory only."""
     iterations: int | None = None
     """Iterations of the fit stage instead of the preset's own number."""
+    focal_mm: tuple[float | None, ...] | None = None
+    """Focal length of each photo, mm, 35 mm equivalent: None takes EXIF's, 0 leaves it to the fit."""
 
     def __post_init__(self) -> None:
         for name, allowed in CHOICES.items():
@@ -57,6 +61,7 @@ class Options:
             _check_int("iterations", self.iterations, 1, MAX_ITERATIONS)
         for name in ("generator", "out"):
             object.__setattr__(self, name, _check_path(name, getattr(self, name)))
+        object.__setattr__(self, "focal_mm", _check_focal(self.focal_mm))
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Options:
@@ -69,8 +74,8 @@ class Options:
         return cls(**values)
 
     def to_dict(self) -> dict[str, Any]:
-        """All options by name, ready for JSON."""
-        return dataclasses.asdict(self)
+        """All options by name, as JSON gives them back."""
+        return {name: list(v) if isinstance(v, tuple) else v for name, v in dataclasses.asdict(self).items()}
 
     def replace(self, **changes: Any) -> Options:
         """A copy with some options changed."""
@@ -85,6 +90,24 @@ def _check_choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
 def _check_int(name: str, value: object, low: int, high: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
         raise GanfitError("bad_option", f"The option {name} is {value!r}; it is a whole number from {low} to {high}.")
+
+
+def is_number(value: object) -> bool:
+    """Whether a value is a number; true and false are none."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _check_focal(value: object) -> tuple[float | None, ...] | None:
+    if value is None:
+        return None
+    low, high = FOCAL_MM
+    if isinstance(value, list | tuple) and all(
+        one is None or is_number(one) and (one == 0 or low <= one <= high) for one in value
+    ):
+        return tuple(None if one is None else float(one) for one in value)
+    raise GanfitError(
+        "bad_option", f"The option focal_mm is {value!r}; it is a list with a number from {low:g} to {high:g} a photo."
+    )
 
 
 def _check_path(name: str, value: object) -> str | None:

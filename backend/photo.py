@@ -17,6 +17,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
 
 from .errors import GanfitError
+from .options import FOCAL_MM
 
 MAX_FILE_BYTES = 1 << 30
 MAX_PIXELS = 150_000_000
@@ -325,7 +326,7 @@ def _focal_35mm(exif: Image.Exif | None, shape: tuple[int, ...], name: str, note
         high = float(camera.get(ExifTags.Base.ExifImageHeight, 0))
     except Exception:  # a broken EXIF block does not spoil the pixels
         return None
-    if not 8.0 <= focal <= 1200.0:
+    if not FOCAL_MM[0] <= focal <= FOCAL_MM[1]:
         return None
     if wide > 0 and high > 0:
         taken, kept = max(wide, high) / min(wide, high), max(shape[:2]) / min(shape[:2])

@@ -4,7 +4,7 @@ import importlib.metadata
 import json
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -28,7 +28,7 @@ from backend.networks.detector import FaceDetector
 from backend.networks.identity import load_identity
 from backend.networks.landmarks import load_landmarks
 from backend.options import Options
-from backend.photo import load_photo
+from backend.photo import Photo, load_photo
 from backend.render.raster import get_rasterizer
 from backend.sheet import contact_sheet, overlay
 from backend.texture.generator import load_generator
@@ -131,7 +131,7 @@ def reconstruct(photos: list[str | Path | bytes], options: Options | None = None
     with tempfile.TemporaryDirectory(prefix="ganfit-") as folder:
         timeline = Timeline(progress, Path(folder))
         timeline.stage("photos")
-        decoded = [load_photo(p) for p in photos]
+        decoded = with_focal([load_photo(p) for p in photos], options.focal_mm)
         timeline.stage("models")
         device = choose_device(options.device)
         person = models.person(options, device)
@@ -141,20 +141,32 @@ def reconstruct(photos: list[str | Path | bytes], options: Options | None = None
         views, warnings = [v for v, _ in prepared], [w for p, (_, ws) in zip(decoded, prepared, strict=True)
                                                       for w in (*p.warnings, *ws)]
         timeline.stage("align")
-        config = PRESETS[options.preset]
-        if options.iterations is not None:
-            config = config.with_iterations(options.iterations)
+        config = fit_config(options)
         params = align_views(person, views, config)
         timeline.stage("fit")
         params, trace = fit(person, views, params, identity, mesh, config, options.seed, timeline.fit_step, cancel)
         timeline.stage("bundle")
         result = describe(person, params, views, trace, options, device, warnings)
         scene = assemble(result, person, device)
-        contents = bundle_contents(scene, result, [v.photo.image for v in views])
-        timeline.stage("")
-        result["timings"] = {**timeline.seconds, **{f"fit: {k}": v for k, v in trace.seconds.items()}}
-        contents["result.json"] = json_bytes(result)
-        return write_bundle(options.out, contents)
+        return write_result(options.out, scene, result, [v.photo.image for v in views], timeline, trace)
+
+
+def fit_config(options: Options) -> FitConfig:
+    """The preset, with the iterations that the options ask for."""
+    config = PRESETS[options.preset]
+    return config if options.iterations is None else config.with_iterations(options.iterations)
+
+
+def with_focal(photos: list[Photo], focal_mm: Sequence[float | None] | None) -> list[Photo]:
+    """The photos with focal lengths (35 mm equivalent) given by a person: None leaves EXIF's, 0 leaves it open.
+
+    Raises GanfitError: bad_option, when their numbers differ.
+    """
+    if focal_mm is None:
+        return photos
+    if len(focal_mm) != len(photos):
+        raise GanfitError("bad_option", f"There are {len(photos)} photos and {len(focal_mm)} focal lengths.")
+    return [p if f is None else replace(p, focal_35mm=f or None) for p, f in zip(photos, focal_mm, strict=True)]
 
 
 def align_views(person: Person, views: list[View], config: FitConfig) -> FitParameters:
@@ -162,7 +174,7 @@ def align_views(person: Person, views: list[View], config: FitConfig) -> FitPara
     model, aligned = person.landmark_model(), []
     for view in views:
         start = initial_parameters(model, view.points(), view.frame, 512, person.default_palette())
-        aligned.append(align(model, start, view.points(), view.frame, config.align_steps))
+        aligned.append(align([model], start, [view.points()], [view.frame], config.align_steps))
     shared = {"identity": torch.stack([p.identity for p in aligned]).mean(0), "latent": aligned[0].latent,
               "palette": aligned[0].palette}
     own = {name: torch.cat([getattr(p, name) for p in aligned]) for name in aligned[0].tensors() if name not in shared}
@@ -170,10 +182,13 @@ def align_views(person: Person, views: list[View], config: FitConfig) -> FitPara
 
 
 def describe(person: Person, params: FitParameters, views: list[View], trace: FitTrace, options: Options,
-             device: torch.device, warnings: list[str]) -> dict:
-    """The content of `result.json`, version 1: every parameter needed to rebuild the rest."""
+             device: torch.device, warnings: list[str], size: tuple[float, str] | None = None) -> dict:
+    """The content of `result.json`, version 1: every parameter needed to rebuild the rest.
+
+    size: factor to metres and what it rests on, where it is not to be measured anew.
+    """
     head = person.head
-    scale, ruler = metric_scale(person, params, views)
+    scale, ruler = size or metric_scale(person, params, views)
     if ruler != "iris":
         warnings = [*warnings, "The iris was too small to measure; absolute size comes from the mean eye distance."]
     lights = params.lights().nonnegative()
@@ -184,7 +199,7 @@ def describe(person: Person, params: FitParameters, views: list[View], trace: Fi
         camera = replace(camera, translation=camera.translation * scale)
         described.append({
             "photo": {"file": f"photo_{i:02d}.png", "name": view.photo.name, "sha256": view.photo.sha256,
-                      "size": [view.frame.size[1], view.frame.size[0]]},
+                      "size": [view.frame.size[1], view.frame.size[0]], "focal_35mm": view.photo.focal_35mm},
             "camera": camera.to_result(),
             "lights": lights.to_result(i),
             "expression": dict(zip(head.expression_names, params.expression[i].tolist(), strict=True)),
@@ -214,8 +229,8 @@ def bundle_contents(scene: Assembled, result: dict, photos: list[np.ndarray]) ->
     contents = {
         "generator.png": texture, "albedo.png": texture,
         "head.npz": head_npz(scene, result["shape"]["scale"]),
-        "head.glb": glb.glb_bytes(head, scene.cage.cpu().numpy(), result["shape"]["scale"], expression, texture,
-                                  result["palette"]),
+        "head.glb": glb.glb_bytes(head, (scene.cage + scene.offsets).cpu().numpy(), result["shape"]["scale"],
+                                  expression, texture, result["palette"]),
         "landmarks68.json": json_bytes(scene.landmarks.tolist()),
         "sheet.jpg": jpeg(contact_sheet(scene, photos)),
     }
@@ -226,13 +241,22 @@ def bundle_contents(scene: Assembled, result: dict, photos: list[np.ndarray]) ->
     return contents
 
 
+def write_result(out: str | None, scene: Assembled, result: dict, photos: list[np.ndarray], timeline: Timeline,
+                 trace: FitTrace) -> Bundle:
+    """Makes and writes the bundle of a fit that is done, with the seconds that everything took."""
+    contents = bundle_contents(scene, result, photos)
+    timeline.stage("")
+    result["timings"] = {**timeline.seconds, **{f"fit: {k}": v for k, v in trace.seconds.items()}}
+    return write_bundle(out, contents | {"result.json": json_bytes(result)})
+
+
 def head_npz(scene: Assembled, scale: float) -> bytes:
     """`head.npz` of the bundle: the mesh for Blender, metric, neutral."""
     import io
     head = scene.person.head
     host = {"verts": scene.cage, "quads": head.quads.to(torch.int32), "corner_uvs": head.corner_uv,
             "corner_uvs_makehuman": head.corner_uv_makehuman, "part": head.quad_part.to(torch.uint8),
-            "expression_deltas": head.expression * scale, "offsets": torch.zeros_like(scene.cage),
+            "expression_deltas": head.expression * scale, "offsets": scene.offsets,
             "makehuman_index": head.makehuman_index.to(torch.int32), "palette_weights": head.palette_weights0,
             "region_masks": torch.stack([head.regions[n] for n in head.regions]).float(),
             "identity_deltas": (head.identity[:SHAPE_SLIDERS] * scale).half()}
@@ -264,7 +288,7 @@ def rerender(bundle: str | Path, out: str | Path | None = None, device: str = "a
         raise GanfitError("layout_mismatch", "The bundle was made with another texture generator.",
                           hint="Give the same generator file with --generator.")
     photos = [np.asarray(Image.open(Path(bundle) / v["files"]["photo"]).convert("RGB")) for v in result["views"]]
-    contents = bundle_contents(assemble(result, person, where), result, photos)
+    contents = bundle_contents(assemble(result, person, where, source.head["offsets"]), result, photos)
     contents["result.json"] = json_bytes(result)
     if out is not None:
         write_bundle(out, contents)

@@ -276,18 +276,16 @@ class Worker:
     def _refit(self, params: dict[str, Any], answer: _Answer) -> None:
         bundle = _absolute(params, "bundle")
         out = _absolute(params, "out") if "out" in params else bundle
-        photos = _photos(params) if params.get("photos") is not None else None
         sculpt = _absolute(params, "sculpt") if params.get("sculpt") is not None else None
-        pins = _list_of(params, "pins", dict) if params.get("pins") is not None else None
-        options = _options(params, out=out)
+        number = (int, float, type(None))
+        kinds = {"pins": dict, "photos": int, "focal_mm": number, "focal_px": number}
+        lists = {name: _list_of(params, name, kind) for name, kind in kinds.items() if params.get(name) is not None}
+        _options(params, out=out)  # says what is wrong at once
 
         def run(job: Job) -> dict[str, Any]:
-            from . import pipeline
+            from .refitting import refit
 
-            refit = getattr(pipeline, "refit", None)
-            if refit is None:
-                raise GanfitError("not_supported", "This version of the backend cannot fit a result again.")
-            done = refit(bundle, photos=photos, options=options, sculpt=sculpt, pins=pins, **self._callbacks(job))
+            done = refit(bundle, params.get("options"), out, sculpt, **lists, **self._callbacks(job))
             return {"bundle": str(done.path)}
 
         self._start(answer, run)
@@ -426,10 +424,11 @@ def _is_plain(value: Any, kinds: type | tuple[type, ...]) -> bool:
     return isinstance(value, kinds) and not isinstance(value, bool)
 
 
-def _list_of(params: dict[str, Any], name: str, kind: type) -> list[Any]:
+def _list_of(params: dict[str, Any], name: str, kind: type | tuple[type, ...]) -> list[Any]:
     values = params.get(name)
     if not isinstance(values, list) or not all(_is_plain(value, kind) for value in values):
-        raise InvalidParams(f"{name} has to be a list of {kind.__name__}")
+        names = [one.__name__ for one in (kind if isinstance(kind, tuple) else (kind,))]
+        raise InvalidParams(f"{name} has to be a list of {' or '.join(names)}")
     return values
 
 

@@ -12,7 +12,10 @@ MAX_LINE_BYTES = 1 << 20
 # Requests of the client.
 HELLO = "hello"  # {versions: [int], client: str} -> {version, versions, backend, python, pid}
 RECONSTRUCT = "reconstruct"  # {photos: [absolute path], out: absolute folder, options: {}} -> {job_id}
-REFIT = "refit"  # {bundle: path, out?: path, photos?: [path], options?: {}, sculpt?: npz path, pins?: []} -> {job_id}
+# {bundle: path, out?: path (else in place), options?: {only what changes}, sculpt?: path of an .npz whose `offsets`
+#  (V0, 3) float32 metres replace the bundle's, pins?: [{view, index: 0..467 | "68:N", x, y}], photos?: [view to use],
+#  focal_mm?: [a number, 0 for unknown or null for as it was, per view], focal_px?: the same in pixels} -> {job_id}
+REFIT = "refit"
 BATCH = "batch"  # {photos: [path] | folder: path, out: path, options: {}} -> {job_id}
 CANCEL = "cancel"  # {job_id} -> {job_id, state}; may be called any number of times
 LANDMARKS_DETECT = "landmarks.detect"  # {photo: path, landmarks?: name} -> {size, faces: [{score, box, points}]}

@@ -58,7 +58,7 @@ def test_wrong_usage_is_status_2(arguments: tuple[str, ...]) -> None:
 
 def test_help_names_every_command_without_torch() -> None:
     done = run("--help")
-    commands = ("reconstruct", "batch", "serve", "doctor", "assets", "render", "ablation", "train")
+    commands = ("reconstruct", "refit", "batch", "serve", "doctor", "assets", "render", "ablation", "train")
     listed = {line.split()[0] for line in done.stdout.splitlines() if line.startswith("    ")}
     assert done.returncode == 0 and listed >= set(commands)
     quick = subprocess.run(
@@ -134,6 +134,23 @@ def test_render_rebuilds_the_same_files(done: tuple[Path, subprocess.CompletedPr
     assert {"head.npz", "head.glb", "albedo.png", "landmarks68.json", "render_00.png"} <= set(equal)
     assert all(equal.values()), equal
     assert read_bundle(tmp_path / "again").result["shape"] == read_bundle(out).result["shape"]
+
+
+def test_refit(done: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path) -> None:
+    """Two ways to give pins, and only the options that are given change."""
+    out, _ = done
+    x, y = read_bundle(out).result["views"][0]["landmarks"][4]
+    pin = {"view": 0, "index": 1, "x": x, "y": y}
+    (tmp_path / "pins.json").write_text(json.dumps([pin]))
+    again = run("refit", out, "--out", tmp_path / "again", "--pin", f"0,68:30,{x},{y}", "--pins",
+                tmp_path / "pins.json", "--seed", "5", "--json")
+    assert again.returncode == 0, again.stderr
+    result = read_bundle(tmp_path / "again").result
+    assert result["pins"] == [pin, {**pin, "index": "68:30"}] and result["seed"] == 5
+    assert result["options"]["preset"] == "draft" and result["options"]["iterations"] == 2
+    fails(run("refit", out, "--out", tmp_path / "x", "--pin", "0,1,2"), "bad_pin")
+    fails(run("refit", out, "--out", tmp_path / "x", "--pins", tmp_path / "none.json"), "bad_pin")
+    fails(run("refit", tmp_path, "--out", tmp_path / "x"), "bundle_missing")
 
 
 def test_no_face(tmp_path: Path) -> None:

@@ -59,7 +59,7 @@ def test_alignment_finds_camera_shape_and_expression() -> None:
     points = camera.project(model.points(identity, expression)[None])[0]
     frame = ViewFrame((480, 640), (320.0, 240.0), 60.0, focal=float(camera.focal))
     start = initial_parameters(model, points, frame, 8, torch.zeros(1, 3))
-    found = align(model, start, points, frame, 25)
+    found = align([model], start, [points], [frame], 25)
     projected = camera_of(found, [frame], 0).project(model.points(found.identity, found.expression[0])[None])[0]
     assert float((projected - points).norm(dim=1).mean()) < 0.5
     position = camera_of(found, [frame], 0).position()[0]

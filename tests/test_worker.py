@@ -329,9 +329,31 @@ def test_batch(warm: Client, astronaut: Path, tmp_path: Path) -> None:
     read_bundle(out / "astronaut")
 
 
-def test_refit_answers_clearly_where_it_is_missing(warm: Client, tmp_path: Path) -> None:
+def test_refit_in_place_is_cancelled_and_done(warm: Client, astronaut: Path, tmp_path: Path) -> None:
+    """A pin on a result of this worker: cancelled it stays as it was, run to the end it is replaced as a whole."""
+    me = tmp_path / "me"
+    answer = warm.call(protocol.RECONSTRUCT, photos=[str(astronaut)], out=str(me), options=DRAFT)
+    assert "bundle" in warm.finished(answer["result"]["job_id"])
+    first = read_bundle(me).result
+    x, y = first["views"][0]["landmarks"][4]
+    pins = [{"view": 0, "index": 4, "x": x + 3, "y": y}]
+    job = warm.call(protocol.REFIT, bundle=str(me), pins=pins, options=ENDLESS)["result"]["job_id"]
+    until_fitting(warm, job)
+    warm.call(protocol.CANCEL, job_id=job)
+    assert warm.finished(job)["error"]["code"] == "cancelled" and read_bundle(me).result == first
+    answer = warm.call(protocol.REFIT, bundle=str(me), pins=pins, photos=[0], focal_mm=[60], options=DRAFT)
+    job = answer["result"]["job_id"]
+    assert warm.finished(job) == {"job_id": job, "bundle": str(me)}
+    again = read_bundle(me).result
+    assert again["pins"] == pins and again["views"][0]["photo"] == {**first["views"][0]["photo"], "focal_35mm": 60}
+
+
+def test_refit_says_what_is_wrong(warm: Client, tmp_path: Path) -> None:
+    for name, value in (("pins", [5]), ("photos", ["0"]), ("focal_mm", ["50"]), ("sculpt", "relative.npz")):
+        answer = warm.call(protocol.REFIT, bundle=str(tmp_path), **{name: value})
+        assert answer["error"]["code"] == protocol.INVALID_PARAMS
     job = warm.call(protocol.REFIT, bundle=str(tmp_path / "none"))["result"]["job_id"]
-    assert warm.finished(job)["error"]["code"] in ("not_supported", "bundle_missing")
+    assert warm.finished(job)["error"]["code"] == "bundle_missing"
 
 
 @pytest.mark.parametrize("end", ["stdin", "kill"])

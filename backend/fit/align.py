@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Alignment: camera, coarse shape and expression of one photo from its landmarks (the first stage of GANFIT's fit)."""
+"""Alignment: camera, coarse shape and expression from landmarks (the first stage of GANFIT's fit)."""
 import torch
 from torch import Tensor
 
@@ -26,6 +26,15 @@ class LandmarkModel:
         """identity (K,), expression (52,) -> (N, 3) metres."""
         return (self.mean + torch.tensordot(identity, self.identity, 1)
                 + torch.tensordot(expression, self.expression, 1))
+
+    def of_identity(self, identity: Tensor) -> "LandmarkModel":
+        """The landmarks of one person (K,): a model without identity components."""
+        mean = self.mean + torch.tensordot(identity, self.identity, 1)
+        return LandmarkModel(mean, self.identity[:0], self.expression, self.weights)
+
+    def to(self, device: str | torch.device) -> "LandmarkModel":
+        """The same model on another device."""
+        return LandmarkModel(*(t.to(device) for t in (self.mean, self.identity, self.expression, self.weights)))
 
 
 def weak_perspective(points3: Tensor, points2: Tensor, weights: Tensor) -> tuple[Tensor, Tensor, float]:
@@ -97,32 +106,50 @@ def cross_matrix(v: Tensor) -> Tensor:
     return torch.stack([zero, -z, y, z, zero, -x, -y, x, zero], 1).reshape(-1, 3, 3)
 
 
-def align(model: LandmarkModel, params: FitParameters, points: Tensor, frame: ViewFrame, steps: int) -> FitParameters:
+def align(models: list[LandmarkModel], params: FitParameters, points: list[Tensor], frames: list[ViewFrame],
+          steps: int) -> FitParameters:
     """Levenberg-Marquardt on the landmarks with Gaussian priors and Huber weights; expression stays in [0, 1].
 
-    points: (N, 2) photo pixels. Returns new parameters of this one view; light and texture are untouched.
+    models, points (N, 2) photo pixels, frames: one of each per view; all views share the shape. Returns new parameters;
+    light and texture are untouched. A model of no identity components leaves the shape alone.
     """
-    k, e = len(model.identity), len(model.expression)
+    views, k, e = len(models), len(models[0].identity), len(models[0].expression)
+    own = e + 7  # unknowns of a view: expression, rotation, centre, log of scale and of distance
 
-    def unpack(x: Tensor) -> FitParameters:
-        return FitParameters(**{**params.tensors(), "identity": x[:k], "expression": x[None, k:k + e],
-                                "rotation": x[None, k + e:k + e + 3], "centre": x[None, k + e + 3:k + e + 5],
-                                "log_scale": x[None, k + e + 5:k + e + 6], "log_distance": x[None, k + e + 6:]})
+    def unpack(x: Tensor, chosen: slice = slice(None)) -> FitParameters:
+        rows = x[k:].reshape(views, own)[chosen]
+        shape = {"identity": x[:k]} if k else {}
+        return FitParameters(**{**params.tensors(), **shape, "expression": rows[:, :e], "rotation": rows[:, e:e + 3],
+                                "centre": rows[:, e + 3:e + 5], "log_scale": rows[:, e + 5:e + 6],
+                                "log_distance": rows[:, e + 6:]})
 
-    trust = model.weights.sqrt()[:, None] / (frame.unit * LANDMARK_SIGMA)
-    basis = torch.cat([model.identity, model.expression]).permute(1, 2, 0)
-    sigma = torch.cat([torch.ones(k), torch.full((e,), EXPRESSION_SIGMA), torch.full((6,), torch.inf),
-                       torch.tensor([DISTANCE_PRIOR[1]])])
+    trusts = [m.weights.sqrt()[:, None] / (f.unit * LANDMARK_SIGMA) for m, f in zip(models, frames, strict=True)]
+    sigma = torch.cat([torch.ones(k), torch.cat([torch.full((e,), EXPRESSION_SIGMA), torch.full((6,), torch.inf),
+                                                 torch.tensor([DISTANCE_PRIOR[1]])]).repeat(views)])
     mean = torch.zeros(len(sigma))
-    mean[-1] = DISTANCE_PRIOR[0]
+    mean[k:].view(views, own)[:, -1] = DISTANCE_PRIOR[0]
+    bounded = torch.zeros(len(sigma), dtype=torch.bool)
+    bounded[k:].view(views, own)[:, :e] = True
 
     def residuals(x: Tensor) -> tuple[Tensor, Tensor]:
-        projected = camera_of(unpack(x), [frame], 0).project(model.points(x[:k], x[k:k + e])[None])[0]
-        return (projected - points) * trust, (x - mean) / sigma
+        data = []
+        for i, (model, target, frame, trust) in enumerate(zip(models, points, frames, trusts, strict=True)):
+            view = unpack(x, slice(i, i + 1))
+            projected = camera_of(view, [frame], 0).project(model.points(x[:k], view.expression[0])[None])[0]
+            data.append((projected - target) * trust)
+        return torch.cat(data), (x - mean) / sigma
 
     def jacobian(x: Tensor) -> Tensor:
-        by_point, by_camera = projection_jacobian(unpack(x), frame, model.points(x[:k], x[k:k + e]))
-        return (torch.cat([by_point @ basis, by_camera], 2) * trust[..., None]).reshape(-1, len(x))
+        rows = []
+        for i, (model, frame, trust) in enumerate(zip(models, frames, trusts, strict=True)):
+            view = unpack(x, slice(i, i + 1))
+            by_point, by_camera = projection_jacobian(view, frame, model.points(x[:k], view.expression[0]))
+            block = torch.zeros(len(by_point), 2, len(x))
+            block[..., :k] = by_point @ model.identity.permute(1, 2, 0)
+            block[..., k + i * own:k + (i + 1) * own] = torch.cat([by_point @ model.expression.permute(1, 2, 0),
+                                                                  by_camera], 2)
+            rows.append((block * trust[..., None]).reshape(-1, len(x)))
+        return torch.cat(rows)
 
     def robust(data: Tensor) -> Tensor:
         return (2.0 / data.norm(dim=1).clamp(min=2.0)).detach()
@@ -132,23 +159,21 @@ def align(model: LandmarkModel, params: FitParameters, points: Tensor, frame: Vi
         norm = data.norm(dim=1)
         return torch.where(norm < 2, norm**2, 4 * norm - 4).sum() + (prior**2).sum()
 
-    x = torch.cat([params.identity, params.expression[0], params.rotation[0], params.centre[0],
-                   params.log_scale[0], params.log_distance[0]]).detach().float()
+    unknown = torch.cat([params.expression, params.rotation, params.centre, params.log_scale, params.log_distance], 1)
+    x = torch.cat([params.identity[:k], unknown.reshape(-1)]).detach().float()
     damping, current = 1e-2, cost(x)
     for _ in range(steps):
         data, prior = residuals(x)
         rows, w = jacobian(x), robust(data)[:, None].expand_as(data).reshape(-1)
         hessian = rows.T @ (w[:, None] * rows) + torch.diag(sigma**-2)
         gradient = rows.T @ (w * data.reshape(-1)) + prior / sigma
-        free = ~((x <= 0) & (gradient > 0) | (x >= 1) & (gradient < 0))
-        free[:k] = True
-        free[k + e:] = True
+        free = ~(bounded & ((x <= 0) & (gradient > 0) | (x >= 1) & (gradient < 0)))
         for _attempt in range(6):
             system = hessian + damping * torch.diag(hessian.diagonal())
             system = torch.where(free[:, None] & free[None], system, torch.eye(len(x)))
             step = torch.linalg.solve(system, torch.where(free, -gradient, torch.zeros(())))
             trial = x + step
-            trial[k:k + e] = trial[k:k + e].clamp(0, 1)
+            trial = torch.where(bounded, trial.clamp(0, 1), trial)
             value = cost(trial)
             if value < current:
                 x, current, damping = trial, value, max(damping / 5, 1e-6)

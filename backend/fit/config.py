@@ -38,6 +38,8 @@ class LossWeights:
     """Colours of eyes, teeth, tongue and lashes stay near the usual ones, mean square over 0.1."""
     camera: float = 0.02
     """Log-normal prior on the distance between camera and head."""
+    pins: float = 8.0
+    """Sum over a person's own pins of their distance in interocular distances: each outweighs all other landmarks."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,10 @@ class FitConfig:
     def with_weights(self, **changes: float) -> "FitConfig":
         """A copy in which every stage has these loss weights changed."""
         return replace(self, stages=tuple(replace(s, weights=replace(s.weights, **changes)) for s in self.stages))
+
+    def with_rates(self, **changes: float) -> "FitConfig":
+        """A copy in which every stage has these step sizes changed; a group with the rate 0 keeps its values."""
+        return replace(self, stages=tuple(replace(s, rates=replace(s.rates, **changes)) for s in self.stages))
 
     def with_iterations(self, total: int) -> "FitConfig":
         """A copy whose stages share `total` iterations in the same proportions (at least one each)."""

@@ -14,6 +14,7 @@ from backend.fit.adam import Adam
 from backend.fit.config import FitConfig, LearningRates, LossWeights, StageConfig
 from backend.fit.parameters import DISTANCE_PRIOR, FitParameters, ViewFrame, camera_of
 from backend.fit.person import Person
+from backend.fit.pins import PinTargets
 from backend.fit.skin import MIN_PIXELS, skin_likelihood
 from backend.fit.views import View
 from backend.networks.crop import differentiable_crop
@@ -51,7 +52,8 @@ class Energy:
     """E(p) of GANFIT for fixed photos at one crop size; every term can be switched off by its weight."""
 
     def __init__(self, person: Person, views: list[View], identity: torch.nn.Module, mesh: FaceMesh | FanLandmarks,
-                 stage: StageConfig, rng: torch.Generator, device: torch.device):
+                 stage: StageConfig, rng: torch.Generator, device: torch.device, offsets: Tensor | None = None,
+                 pins: dict[int, PinTargets] | None = None):
         self.person, self.views, self.identity, self.mesh = person, views, identity, mesh
         self.stage, self.rng, self.device = stage, rng, device
         self.frames: list[ViewFrame] = [v.frame for v in views]
@@ -62,7 +64,8 @@ class Energy:
         self.grey = torch.tensor([v.grey for v in views], device=device)
         self.points = torch.stack([v.points() for v in views]).to(device)
         self.units = torch.tensor([v.frame.unit for v in views], device=device)
-        self.landmark_model = person.landmark_model()
+        self.landmark_model = person.landmark_model(offsets)
+        self.pins = pins or {}
         self.usual_palette = person.default_palette().to(device)
         mesh_to_photo = mesh.crop_params(self.points[:, :468].cpu())
         self.mesh_transform = self._to_crop(mesh_to_photo)
@@ -112,6 +115,8 @@ class Energy:
                 terms["landmark"] = losses.landmark_distance(points[..., :2], self.photo_points[..., :2], self.net_unit)
         if weights.landmark_mesh:
             terms["landmark_mesh"] = self.mesh_landmarks(params)
+        if self.pins:
+            terms["pins"] = self.pin_distance(params)
         self.identity_terms(params, pictures, texture, terms, clock)
         terms.update(self.priors(params))
         return terms, rgb
@@ -141,7 +146,7 @@ class Energy:
         person, rng = self.person, self.rng
         strength, chosen = torch.rand(1, 52, generator=rng), torch.rand(1, 52, generator=rng) < 0.12
         expression = (0.6 * strength * chosen).to(self.device)
-        cage = person.head.cage(params.identity[None], expression)
+        cage = person.head.cage(params.identity[None], expression, params.offsets)
         verts1 = person.head.subdivide(cage)
         camera = random_camera(rng, RANDOM_VIEW_SIZE, self.device)
         lights = random_lights(1, rng, self.device)
@@ -162,6 +167,15 @@ class Energy:
             total.append(losses.landmark_distance(projected, self.points[i:i + 1], self.units[i:i + 1],
                                                   self.landmark_model.weights))
         return torch.stack(total).mean()
+
+    def pin_distance(self, params: FitParameters) -> Tensor:
+        """Sum over all pins of their distance to the projected head, see `losses.landmark_distance`."""
+        total = []
+        for i, pins in self.pins.items():
+            points = pins.model.points(params.identity, params.expression[i])[None]
+            projected = camera_of(params, self.frames, i).project(points)
+            total.append(len(pins.target) * losses.landmark_distance(projected, pins.target[None], self.units[i:i + 1]))
+        return torch.stack(total).sum()
 
     def priors(self, params: FitParameters) -> dict[str, Tensor]:
         """The regularisers of Eq. 9."""
@@ -278,6 +292,14 @@ class Start:
                 sh[i, :, channel] = torch.linalg.solve(system, rows.T @ photo[:, channel] + ridge @ white * count)
         return sh
 
+    @torch.no_grad()
+    def error(self) -> float:
+        """Mean absolute difference of render and photo, encoded colours, without the robust weights: for those a light
+        that is wrong everywhere looks like something in front of the face."""
+        energy = self.energy
+        mask = self.weight * (1 - self.bare * (1 - energy.skin)) * energy.inside
+        return float(losses.pixel_distance(energy.photo, as_grey(self.out.rgb, energy.grey), mask, robust=False))
+
 
 @torch.no_grad()
 def initial_appearance(energy: Energy, params: FitParameters) -> FitParameters:
@@ -347,15 +369,22 @@ def check_finite(terms: dict[str, Tensor], params: FitParameters, iteration: int
 
 def fit(person: Person, views: list[View], params: FitParameters, identity: torch.nn.Module,
         mesh: FaceMesh | FanLandmarks, config: FitConfig, seed: int, progress: Progress | None = None,
-        cancelled: Callable[[], bool] | None = None) -> tuple[FitParameters, FitTrace]:
-    """All stages of the full energy from aligned parameters. Deterministic on the CPU for one seed and thread count."""
+        cancelled: Callable[[], bool] | None = None, pins: dict[int, PinTargets] | None = None,
+        lit: bool = False) -> tuple[FitParameters, FitTrace]:
+    """All stages of the full energy from aligned parameters. Deterministic on the CPU for one seed and thread count.
+
+    pins: targets by number of the view. lit: `params` have a texture and light, which are kept if they explain the
+    photos better than those that `initial_appearance` finds.
+    """
     device = params.identity.device
     rng = torch.Generator().manual_seed(seed)
     trace, done = FitTrace(), 0
     for number, stage in enumerate(config.stages):
-        energy = Energy(person, views, identity, mesh, stage, rng, device)
+        energy = Energy(person, views, identity, mesh, stage, rng, device, params.offsets, pins)
         if number == 0:
-            params = initial_appearance(energy, params)
+            solved = initial_appearance(energy, params)
+            if not lit or Start(energy, solved).error() < Start(energy, params).error():
+                params = solved
         else:
             energy.skin = Start(energy, params).skin()
         params = run_stage(energy, params, trace, done, config.iterations, progress, cancelled)

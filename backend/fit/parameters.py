@@ -27,6 +27,7 @@ class FitParameters:
     sh          (V, 9, 3) p_l, radiance in spherical harmonics
     sun_direction (V, 3)  p_l, towards the light (normalised when used)
     sun_rgb     (V, 3)   p_l, irradiance of the sun (softplus is not used: clamped at 0 after each step)
+    offsets     (V0, 3)  a sculptor's displacement of the neutral cage in the model's metres: kept, never optimised
     """
 
     identity: Tensor
@@ -40,14 +41,16 @@ class FitParameters:
     sh: Tensor
     sun_direction: Tensor
     sun_rgb: Tensor
+    offsets: Tensor | None = None
 
     def tensors(self) -> dict[str, Tensor]:
-        """Name -> tensor, in a fixed order."""
-        return {f.name: getattr(self, f.name) for f in fields(self)}
+        """Name -> tensor, in a fixed order; without offsets where there are none."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) is not None}
 
     def require_grad(self) -> "FitParameters":
-        """The same values as fresh leaves that collect gradients."""
-        return FitParameters(**{k: v.detach().clone().requires_grad_(True) for k, v in self.tensors().items()})
+        """The same values as fresh leaves that collect gradients, but for the offsets."""
+        return FitParameters(**{k: v.detach().clone().requires_grad_(k != "offsets")
+                                for k, v in self.tensors().items()})
 
     def detach(self) -> "FitParameters":
         """The same values without history."""

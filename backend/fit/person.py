@@ -52,15 +52,18 @@ class Person:
         """(P, 3) sRGB."""
         return torch.tensor([DEFAULT_PALETTE[name] for name in self.head.palette_names])
 
-    def landmark_model(self) -> LandmarkModel:
+    def landmark_model(self, offsets: Tensor | None = None) -> LandmarkModel:
         """The 468 mesh points and the two iris centres (subject's right, left) as a linear model, see `View.points`."""
+        points, weights = self.head.landmark_rows("468"), self.head.landmark_weights468()
+        return self.linear_points(torch.cat([points, self.iris_rows()]), torch.cat([weights, torch.ones(2)]), offsets)
+
+    def linear_points(self, rows: Tensor, weights: Tensor, offsets: Tensor | None = None) -> LandmarkModel:
+        """Points of the surface, given by rows (N, V0) of the cage's vertices, as a linear model; offsets (V0, 3)."""
         head = self.head
-        points, weights = head.landmark_rows("468"), head.landmark_weights468()
-        eyes = self.iris_rows()
-        rows = torch.cat([points, eyes])
-        basis = torch.einsum("nv,mvc->mnc", rows, torch.cat([head.verts0[None], head.identity, head.expression]))
+        neutral = head.verts0 if offsets is None else head.verts0 + offsets
+        basis = torch.einsum("nv,mvc->mnc", rows, torch.cat([neutral[None], head.identity, head.expression]))
         k = len(head.identity)
-        return LandmarkModel(basis[0], basis[1:1 + k], basis[1 + k:], torch.cat([weights, torch.ones(2)]))
+        return LandmarkModel(basis[0], basis[1:1 + k], basis[1 + k:], weights)
 
     def iris_rows(self) -> Tensor:
         """(2, V0) weights whose sum over the cage's vertices gives the iris centres (subject's right, left)."""
@@ -73,7 +76,8 @@ class Person:
     def geometry(self, params: FitParameters) -> tuple[Tensor, Tensor]:
         """Cage (V, V0, 3) and level-1 vertices (V, V1, 3) of every view, metres, in the model's own scale."""
         views = len(params.expression)
-        cage = self.head.cage(params.identity[None].expand(views, -1), params.expression)
+        offsets = None if params.offsets is None else params.offsets[None]
+        cage = self.head.cage(params.identity[None].expand(views, -1), params.expression, offsets)
         return cage, self.head.subdivide(cage)
 
     def texture(self, params: FitParameters, size: int) -> Tensor:
