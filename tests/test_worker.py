@@ -174,6 +174,8 @@ def test_nothing_that_a_client_sends_ends_it(client: Client) -> None:
 @pytest.mark.parametrize("method", [protocol.RECONSTRUCT, protocol.REFIT, protocol.BATCH, protocol.LANDMARKS_DETECT])
 def test_wrong_parameters_are_refused_at_once(client: Client, method: str) -> None:
     good: dict[str, Any] = {"photos": ["/a.jpg"], "folder": "/a", "out": "/b", "bundle": "/b", "photo": "/a.jpg"}
+    if method == protocol.REFIT:
+        good["photos"] = [0]
     used = {
         protocol.RECONSTRUCT: ("photos", "out"),
         protocol.REFIT: ("bundle", "out"),
