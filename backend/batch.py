@@ -18,15 +18,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from .bundle import Bundle, check_output, output_error, read_bundle
+from .bundle import RESULT, Bundle, check_output, output_error, read_bundle
 from .errors import GanfitError, as_ganfit_error
 from .options import Options
 from .photo import SUFFIXES
 
 TABLE_JSON, TABLE_CSV = "batch.json", "batch.csv"
 VERSION = 1
-WAITING, DONE, SKIPPED, FAILED, CANCELLED = "waiting", "done", "skipped", "failed", "cancelled"
-COLUMNS = ("name", "state", "seconds", "bundle", "photos", "warnings", "code", "message", "hint")
+WAITING, RUNNING, DONE, SKIPPED = "waiting", "running", "done", "skipped"
+FAILED, CANCELLED = "failed", "cancelled"
+FIGURES = ("identity", "pixel", "landmark", "landmark_mesh", "scale")
+"""Numbers of a result in the table: the last value of terms of the energy, and metres per unit of the head model."""
+COLUMNS = ("name", "state", "seconds", *FIGURES, "bundle", "photos", "warnings", "code", "message", "hint")
 
 Report = Callable[[str, int, int, dict[str, float], float | None, Path | None], None]
 
@@ -52,6 +55,7 @@ class Row:
     state: str = WAITING
     bundle: str | None = None
     seconds: float = 0.0
+    figures: dict[str, float] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     error: dict[str, str] | None = None
 
@@ -60,7 +64,8 @@ def find_people(inputs: Sequence[str | Path]) -> list[Row]:
     """Who is to be reconstructed, sorted as given and by name inside a folder.
 
     A photo is a person. A folder's photos are a person each, and each subfolder with photos is one person seen in
-    several. Hidden files and those whose suffix is no photo's are left out of folders. Equal names get a number.
+    several. Hidden files, those whose suffix is no photo's, and results are left out of folders. Equal names get a
+    number.
 
     Raises GanfitError: photo_missing, no_photo.
     """
@@ -87,8 +92,9 @@ def run_batch(
 ) -> list[Row]:
     """Reconstructs every person of `find_people(inputs)` into a folder of its name under `options.out`.
 
-    A person whose folder holds a whole bundle of the same photos and options is skipped. After each person the table is
-    written to `batch.json` and `batch.csv`. `progress` gets the stages with "name (2/10): " before them.
+    A person whose folder holds a whole bundle of the same photos and options is skipped. Before and after each person
+    the table is written to `batch.json` and `batch.csv`, so that whoever reads it sees how far the batch is. `progress`
+    gets the stages with "name (2/10): " before them.
 
     Raises GanfitError for what concerns the batch as a whole: no_photo, photo_missing, bad_option, output_not_writable.
     """
@@ -98,9 +104,10 @@ def run_batch(
         if cancel and cancel():
             row.state = CANCELLED
             continue
+        row.state = RUNNING
+        write_table(out, rows)
         person = options.replace(out=str(out / row.name))
         _run_one(row, person, reconstruct, _labelled(progress, f"{row.name} ({number}/{len(rows)})"), cancel)
-        write_table(out, rows)
     write_table(out, rows)
     return rows
 
@@ -119,7 +126,8 @@ def write_table(out: Path, rows: list[Row]) -> None:
     for row in rows:
         error = row.error or {"code": "", "message": "", "hint": ""}
         photos, warnings = " ".join(map(repr, row.photos)), " ".join(row.warnings)
-        head = [row.name, row.state, f"{row.seconds:.1f}", row.bundle or "", photos, warnings]
+        figures = [f"{row.figures[name]:.6g}" if name in row.figures else "" for name in FIGURES]
+        head = [row.name, row.state, f"{row.seconds:.1f}", *figures, row.bundle or "", photos, warnings]
         writer.writerow([*head, error["code"], error["message"], error["hint"]])
     try:
         for name, data in (
@@ -146,12 +154,20 @@ def _run_one(
         if bundle is None:
             bundle = reconstruct(list(row.photos), options, progress=progress, cancel=cancel)
         row.bundle, row.warnings = str(bundle.path), list(bundle.result.get("warnings", []))
+        row.figures = _figures(bundle)
     except Exception as error:  # one bad photo never stops the rest
         known = as_ganfit_error(error)
         if known.code == "internal":
             traceback.print_exc(file=sys.stderr)
         row.state, row.error = (CANCELLED if known.code == "cancelled" else FAILED), known.to_dict()
     row.seconds = round(time.perf_counter() - start, 3)
+
+
+def _figures(bundle: Bundle) -> dict[str, float]:
+    """`FIGURES` of a result, as far as it has them."""
+    losses = bundle.result.get("losses", {})
+    found = {name: float(losses[name][-1]) for name in FIGURES if losses.get(name)}
+    return found | {"scale": float(bundle.result["shape"]["scale"])}
 
 
 def _already_there(photos: list[str], options: Options) -> Bundle | None:
@@ -191,7 +207,10 @@ def _people_in(folder: Path) -> list[tuple[str, list[Path]]]:
     people = []
     for item in _visible(folder):
         if item.is_dir():
-            photos = [file for file in _visible(item) if file.is_file() and file.suffix.lower() in SUFFIXES]
+            inside = _visible(item)
+            if any(file.name in (RESULT, TABLE_JSON) for file in inside):
+                continue  # the output of this batch or of another
+            photos = [file for file in inside if file.is_file() and file.suffix.lower() in SUFFIXES]
             people += [(item.name, photos)] if photos else []
         elif item.suffix.lower() in SUFFIXES:
             people.append((item.stem, [item]))

@@ -117,6 +117,31 @@ def test_what_is_there_is_not_done_again(folder: Path, tmp_path: Path) -> None:
     assert states(run_batch([folder], options.replace(seed=1), fit))["anna"] == "skipped"
 
 
+def test_the_table_says_who_is_running_and_what_came_out(folder: Path, tmp_path: Path) -> None:
+    """Read by another process in the middle of the batch, and its figures at the end."""
+    seen, out = [], tmp_path / "out"
+
+    def look(*report: object) -> None:
+        people = json.loads((out / "batch.json").read_text())["people"]
+        seen.append({person["name"]: person["state"] for person in people})
+
+    run_batch([folder], Options(out=out), Fit(), progress=look)
+    assert seen == [{"anna": "running", "blank": "waiting", "carol": "waiting", "crash": "waiting"},
+                    {"anna": "done", "blank": "failed", "carol": "running", "crash": "waiting"}]
+    with open(out / "batch.csv", newline="", encoding="utf-8-sig") as sheet:
+        first, second = list(csv.DictReader(sheet))[:2]
+    result = json.loads(contents()["result.json"])
+    assert float(first["scale"]) == pytest.approx(result["shape"]["scale"]) and second["scale"] == ""
+    assert json.loads((out / "batch.json").read_text())["people"][0]["figures"]["scale"] == result["shape"]["scale"]
+
+
+def test_results_beside_the_photos_are_no_people(folder: Path) -> None:
+    """The output may lie in the very folder of the photos, and a second run finds the same people."""
+    first = run_batch([folder], Options(out=folder), Fit())
+    again = run_batch([folder], Options(out=folder), Fit())
+    assert [row.name for row in again] == [row.name for row in first]
+
+
 def test_cancel_keeps_what_is_done(folder: Path, tmp_path: Path) -> None:
     fit = Fit()
     rows = run_batch([folder], Options(out=tmp_path / "out"), fit, cancel=lambda: len(fit.done) >= 2)
