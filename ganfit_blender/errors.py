@@ -14,6 +14,7 @@ CODES: dict[str, str] = {
     "cancelled": "Nothing was changed in the scene.",
     "busy": "Wait until the running job has ended, or cancel it.",
     "no_photo": "Choose at least one photo of a face.",
+    "folder_missing": "Choose a folder with photos.",
     "photo_missing": "The photo was moved or deleted: choose it again.",
     "worker_start": "Press Set Up again, or choose another Python in the add-on's preferences.",
     "worker_crashed": "Read the last lines of the log and try again, perhaps with the preset Draft.",

@@ -45,6 +45,11 @@ def user_folder(create: bool = False) -> Path:
     return Path(bpy.utils.extension_path_user(__package__, create=create))
 
 
+def results_folder(chosen: str) -> Path:
+    """Where results go: a scene's chosen output, else the extension's own."""
+    return Path(bpy.path.abspath(chosen)).absolute() if chosen else user_folder() / "results"
+
+
 def environment_folder() -> Path:
     """The environment that Set Up makes."""
     return user_folder() / "env"

@@ -22,16 +22,34 @@ class GANFIT_PG_settings(bpy.types.PropertyGroup):
     device: EnumProperty(name=label("device"), description=tip("device"), items=items("device"), default="auto")
     seed: IntProperty(name=label("seed"), description=tip("seed"), min=0, default=0)
     output: StringProperty(name=label("output"), description=tip("output"), subtype="DIR_PATH")
+    folder: StringProperty(name=label("folder"), description=tip("folder"), subtype="DIR_PATH")
+    arrange: EnumProperty(name=label("arrange"), description=tip("arrange"), items=items("arrange"), default="grid")
 
 
-CLASSES = (GANFIT_PG_photo, GANFIT_PG_settings)
+class GANFIT_PG_person(bpy.types.PropertyGroup):
+    """One line of a batch's table; `name` is the person's."""
+
+    state: StringProperty(name=label("state"), description=tip("state"))
+    text: StringProperty(name=label("state_text"), description=tip("state_text"))
+
+
+class GANFIT_PG_batch(bpy.types.PropertyGroup):
+    """`window_manager.ganfit_batch`: the table of the last batch, not saved."""
+
+    rows: CollectionProperty(type=GANFIT_PG_person, name=label("people"), description=tip("people"))
+    active: IntProperty(name=label("people"), description=tip("people"), min=0)
+
+
+CLASSES = (GANFIT_PG_photo, GANFIT_PG_settings, GANFIT_PG_person, GANFIT_PG_batch)
 
 
 def register() -> None:
-    """Adds `scene.ganfit`."""
+    """Adds `scene.ganfit` and the window manager's table."""
     bpy.types.Scene.ganfit = PointerProperty(type=GANFIT_PG_settings)
+    bpy.types.WindowManager.ganfit_batch = PointerProperty(type=GANFIT_PG_batch)
 
 
 def unregister() -> None:
-    """Removes `scene.ganfit`."""
+    """Removes what `register` has added."""
+    del bpy.types.WindowManager.ganfit_batch
     del bpy.types.Scene.ganfit

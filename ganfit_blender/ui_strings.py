@@ -19,6 +19,11 @@ TEXTS: dict[str, Text] = {
         "Reconstruct from Photo",
         "Make a head with texture, expressions, camera and lights from the photos. Blender can be used meanwhile",
     ),
+    "batch": Text(
+        "Reconstruct Folder",
+        "Make a head of every photo in the folder, and one of each subfolder's photos together. "
+        "Run it again to go on: what is there is not done twice",
+    ),
     "cancel": Text("Cancel", "Stop the running job. What the scene holds stays as it is"),
     "import_result": Text("Import Result...", "Import the folder of an earlier result, with result.json and head.npz"),
     "setup": Text(
@@ -88,6 +93,13 @@ TEXTS: dict[str, Text] = {
     "device.cuda": Text("CUDA", "NVIDIA graphics card. Needs the CUDA variant of the backend"),
     "seed": Text("Seed", "Start of the random draws. The same seed and photo give the same head"),
     "output": Text("Output", "Folder for the results. Empty: the extension's own user folder"),
+    "folder": Text("Folder", "Every photo in it is a person, every subfolder a person seen in several photos"),
+    "arrange": Text("Arrange", "How the heads of a folder come into the scene"),
+    "arrange.grid": Text("Grid", "Each head in a collection of its own, side by side"),
+    "arrange.linked": Text("Linked", "Each head in a .blend file of its own beside its result, linked, side by side"),
+    "people": Text("People", "Everyone in the folder and how far it is with them"),
+    "state": Text("State", "Whether this person waits, runs, is done or has failed"),
+    "state_text": Text("Reason", "Why this person has failed, or what was odd"),
     # preferences
     "python_path": Text("Python", "Python of an environment that has the backend. Empty: what Set Up has made"),
     "base_python": Text("Base Python", "Python 3.11 to 3.14 that Set Up starts. Empty: Blender's or the system's"),
@@ -99,6 +111,7 @@ TEXTS: dict[str, Text] = {
     "cache": Text("Cache", "Folder for the networks and the head's data. Empty: the extension's own user folder"),
     # panels
     "panel": Text("GANFIT", ""),
+    "panel.batch": Text("Folder", ""),
     "panel.result": Text("Result", ""),
     "panel.expression": Text("Expression", ""),
     "panel.shape": Text("Shape", ""),
@@ -131,6 +144,13 @@ MESSAGES: dict[str, str] = {
     "offline": "Blender's online access is off: allow it in Preferences > System, or choose a wheel folder.",
     "cancelling": "Cancelling",
     "finished": "{name} is in the scene.",
+    "batch_done": "{done} heads are done, {failed} failed. The table is in {place}.",
+    "state.waiting": "waiting",
+    "state.running": "running",
+    "state.done": "done",
+    "state.skipped": "done before",
+    "state.failed": "failed",
+    "state.cancelled": "cancelled",
     "setup_done": "The backend is set up.",
     "cancelled": "Cancelled.",
     "seconds_left": "{seconds} s left",
@@ -170,7 +190,8 @@ def items(group: str) -> list[tuple[str, str, str]]:
 
 def stage(name: str) -> str:
     """The sentence for a stage of a job; an unknown stage is shown as it is."""
-    return STAGES.get(name, name.replace("_", " ").capitalize())
+    person, colon, rest = name.rpartition(": ")  # a batch's stages have the person's name before them
+    return person + colon + STAGES.get(rest, rest.replace("_", " ").capitalize())
 
 
 def time_left(seconds: float | None) -> str:

@@ -29,11 +29,10 @@ class GANFIT_OT_reconstruct(JobOperator, bpy.types.Operator):
         """Asks the worker for a reconstruction of the scene's photos."""
         settings = context.scene.ganfit
         photos = chosen_photos(settings)
-        names = ("preset", "device", "basis", "seed")
         params = {
             "photos": [str(photo) for photo in photos],
             "out": str(self._output_folder(settings, photos[0])),
-            "options": {name: getattr(settings, name) for name in names},
+            "options": worker_options(settings),
         }
         worker = preferences.worker()
         return WorkerJob(worker, protocol.RECONSTRUCT, params), worker.log_path
@@ -46,8 +45,7 @@ class GANFIT_OT_reconstruct(JobOperator, bpy.types.Operator):
         """The operator's own output is taken as it is; below the scene's, each result gets a new folder."""
         if self.output:
             return Path(bpy.path.abspath(self.output)).absolute()
-        parent = Path(bpy.path.abspath(settings.output)) if settings.output else preferences.user_folder() / "results"
-        return new_folder(parent.absolute(), photo.stem)
+        return new_folder(preferences.results_folder(settings.output), photo.stem)
 
 
 class GANFIT_OT_cancel(bpy.types.Operator):
@@ -65,6 +63,11 @@ class GANFIT_OT_cancel(bpy.types.Operator):
         session.current().job.cancel()
         redraw(context)
         return {"FINISHED"}
+
+
+def worker_options(settings: Any) -> dict[str, Any]:
+    """The options of a fit out of the scene's settings."""
+    return {name: getattr(settings, name) for name in ("preset", "device", "basis", "seed")}
 
 
 def chosen_photos(settings: Any) -> list[Path]:

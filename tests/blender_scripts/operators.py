@@ -71,14 +71,14 @@ class Layout:
     def _nested(self, *arguments: object, **options: object) -> Layout:
         return self
 
-    row = column = box = template_icon = _nested
+    row = column = box = template_icon = split = template_list = _nested
 
 
 def draw(name: str) -> None:
     """Draws the panels and the preferences into the report."""
     panels = importlib.import_module(f"{EXTENSION}.panels")
     drawn: list[str] = []
-    for panel in panels.CLASSES:
+    for panel in (cls for cls in panels.CLASSES if issubclass(cls, bpy.types.Panel)):
         stand_in = type("Panel", (), {"layout": Layout(drawn)})()
         panel.draw(stand_in, bpy.context)
     panels.draw_preferences(preferences(), Layout(drawn))

@@ -71,6 +71,42 @@ def work(job_id: str, params: dict) -> None:
     notify("job.finished", job_id=job_id, bundle=params["out"])
 
 
+def batch(job_id: str, params: dict) -> None:
+    """A batch: everyone in the folder gets FAKE_BUNDLE, but one whose name begins with `bad`; the table as it goes."""
+    out = params["out"]
+    os.makedirs(out, exist_ok=True)
+    people = [{"name": os.path.splitext(name)[0], "photos": [os.path.join(params["folder"], name)], "state": "waiting",
+               "bundle": None, "error": None, "warnings": []} for name in sorted(os.listdir(params["folder"]))]
+
+    def write() -> None:
+        with open(os.path.join(out, "batch.json.part"), "w") as stream:
+            json.dump({"version": 1, "people": people}, stream)
+        os.replace(os.path.join(out, "batch.json.part"), os.path.join(out, "batch.json"))
+
+    for number, person in enumerate(people, 1):
+        folder = os.path.join(out, person["name"])
+        if cancelled.is_set() or (MODE == "stop" and number > 1):
+            person["state"] = "cancelled"
+            continue
+        person["state"] = "running"
+        write()
+        notify("job.progress", job_id=job_id, stage=f"{person['name']} ({number}/{len(people)}): fit", step=1, steps=2,
+               losses={}, eta_s=1.0)
+        time.sleep(STEP_S)
+        if person["name"].startswith("bad"):
+            person["error"] = {"code": "no_face", "message": "No face was found.", "hint": "Use a photo with a face."}
+            person["state"] = "failed"
+        else:
+            person["state"] = "skipped" if os.path.exists(folder) else "done"
+            shutil.copytree(os.environ["FAKE_BUNDLE"], folder, dirs_exist_ok=True)
+            person["bundle"] = folder
+    write()
+    error = {"code": "cancelled", "message": "The batch was cancelled.", "hint": "What was done is kept."}
+    stopped = any(person["state"] == "cancelled" for person in people)
+    table = os.path.join(out, "batch.json")
+    notify("job.finished", job_id=job_id, table=table, **({"error": error} if stopped else {}))
+
+
 def serve() -> None:
     """Reads requests until stdin ends."""
     if MODE == "exit":
@@ -87,10 +123,14 @@ def serve() -> None:
                 noise()
             version = 0 if MODE == "old" else 1
             send({"id": number, "result": {"version": version, "backend": "fake", "pid": os.getpid()}})
-        elif method in ("reconstruct", "refit"):
+        elif method in ("reconstruct", "refit", "batch"):
             cancelled.clear()
             send({"id": number, "result": {"job_id": f"job-{number}"}})
-            threading.Thread(target=work, args=(f"job-{number}", params), daemon=True).start()
+            if os.environ.get("FAKE_RECORD"):
+                with open(os.environ["FAKE_RECORD"], "a") as stream:
+                    stream.write(json.dumps({"method": method, "params": params}) + "\n")
+            run = batch if method == "batch" else work
+            threading.Thread(target=run, args=(f"job-{number}", params), daemon=True).start()
         elif method == "cancel":
             cancelled.set()
             send({"id": number, "result": {"job_id": params["job_id"], "state": "cancelling"}})

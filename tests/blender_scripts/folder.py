@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Reconstructs folders through the installed extension with a stand-in worker, and writes what the scene holds then.
+
+The argument is JSON: zip, python (a Python whose `-m backend` is the stand-in), people (folder), bundle, out (folder).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import bpy  # noqa: E402
+from in_blender import EXTENSION, answer, empty_scene, install, preferences, quiet_stdout  # noqa: E402
+
+
+def run() -> str:
+    """The operator's report."""
+    try:
+        return sorted(bpy.ops.ganfit.batch())[0]
+    except RuntimeError as error:
+        return str(error)
+
+
+def described(scene: bpy.types.Scene) -> dict:
+    """Collections with their people, and the table in the panel."""
+    rows = bpy.context.window_manager.ganfit_batch.rows
+    found = {}
+    for parent in scene.collection.children:
+        skins = {c: next(t for t in c.all_objects if t.get("ganfit_part") == "skin") for c in parent.children}
+        heads = [(c.name, [round(v, 3) for v in thing.location], c.hide_viewport) for c, thing in skins.items()]
+        cameras = {c.name: [round(v, 3) for v in next(t for t in c.all_objects if t.type == "CAMERA").location]
+                   for c in parent.children}
+        links = [(t.name, [round(v, 3) for v in t.location], t.instance_collection.library.filepath)
+                 for t in parent.objects if t.instance_collection]
+        found[parent.name] = {"heads": sorted(heads), "cameras": cameras, "links": sorted(links)}
+    return {"collections": found, "rows": [[row.name, row.state, row.text] for row in rows],
+            "message": sys.modules[f"{EXTENSION}.session"].current().message}
+
+
+def main(job: dict) -> None:
+    """A grid, the same again, linked files, a batch that is cancelled, no folder."""
+    out, report = Path(job["out"]), {}
+    os.environ.update(FAKE_BUNDLE=job["bundle"], FAKE_WORKER="ok")
+    with quiet_stdout():
+        install(job["zip"])
+    scene = empty_scene()
+    preferences().python_path = job["python"]
+    report["none"] = run()
+    scene.ganfit.folder, scene.ganfit.output = "/no/such/folder", str(out / "results")
+    report["missing"] = run()
+    scene.ganfit.folder = job["people"]
+    bpy.ops.ed.undo_push(message="before")
+    report["result"], report["grid"] = run(), described(scene)
+    bpy.ops.ed.undo_push(message="after")
+    report["again result"], report["again"] = run(), described(scene)
+    bpy.ops.ed.undo_push(message="again")
+    bpy.ops.ed.undo()
+    bpy.ops.ed.undo()
+    report["undone"] = described(bpy.context.scene)["collections"]
+    scene = empty_scene()
+    scene.ganfit.folder, scene.ganfit.output = job["people"], str(out / "linked")
+    scene.ganfit.arrange = "linked"
+    count = len(bpy.data.meshes)
+    report["linked result"], report["linked"] = run(), described(scene)
+    report["local meshes"] = len([m for m in bpy.data.meshes if m.library is None]) - count
+    report["blends"] = sorted(str(p.relative_to(out)) for p in out.glob("linked/**/*.blend"))
+    scene = empty_scene()
+    scene.ganfit.folder, scene.ganfit.output = job["people"], str(out / "stopped")
+    sys.modules[f"{EXTENSION}.session"].current().abandon()
+    os.environ["FAKE_WORKER"] = "stop"
+    report["stopped result"], report["stopped"] = run(), described(scene)
+    answer(out / "report.json", **report)
+
+
+if __name__ == "__main__":
+    main(json.loads(sys.argv[1]))
+    bpy.ops.preferences.addon_disable(module=EXTENSION)
