@@ -75,6 +75,26 @@ TEXTS: dict[str, Text] = {
     "move_head": Text("Head Rotation", "Turn the head object as the recorded head turned"),
     "invert_yaw": Text("Invert Yaw", "Turn to the other side. Recordings in landscape orientation need it"),
     "invert_pitch": Text("Invert Pitch", "Nod the other way. Recordings in landscape orientation need it"),
+    "eye_target": Text(
+        "Eye Target",
+        "Add an empty that both eyes look at, with the lids following. The eyeLook expressions stay free on top of it. "
+        "Press again to remove it",
+    ),
+    "export": Text(
+        "Export",
+        "Write head, eyes, teeth, tongue and lashes with their textures, and ARKit's expressions as morph targets "
+        "(OBJ: the expression as it is). Shape sliders are baked in",
+    ),
+    "export_kind": Text("Format", "The kind of file"),
+    "export_kind.GLB": Text("GLB", "glTF 2.0 in one file: web, Unreal, Unity, Godot"),
+    "export_kind.FBX": Text("FBX", "Unreal, Unity, Maya and others; textures inside"),
+    "export_kind.OBJ": Text("OBJ", "Geometry and textures alone, in the present expression"),
+    "export_kind.USD": Text("USD", "OpenUSD with blend shapes; textures in a folder beside"),
+    "export_level": Text("Smoothing", "How often the quads are divided: 0 for games, 1 as the fit sees it"),
+    "mark_asset": Text(
+        "Mark as Asset",
+        "Put this head into the asset browser with a preview, tags and its licences. Press again to take it out",
+    ),
     "dismiss": Text("Dismiss", "Remove this message"),
     "preferences": Text("Preferences", "Open the add-on's preferences"),
     # settings of the scene
@@ -116,6 +136,8 @@ TEXTS: dict[str, Text] = {
     "panel.expression": Text("Expression", ""),
     "panel.shape": Text("Shape", ""),
     "panel.sculpt": Text("Sculpt", ""),
+    "panel.rig": Text("Eyes and Body", ""),
+    "panel.export": Text("Export and Licences", ""),
     "brows": Text("Brows", ""),
     "eyes": Text("Eyes", ""),
     "cheeks": Text("Cheeks and Nose", ""),
@@ -168,6 +190,13 @@ MESSAGES: dict[str, str] = {
     "sculpting": "{name} is ready to be sculpted; the head is hidden.",
     "sculpt_transferred": "The sculpt is in all expressions; it moves the head by up to {millimetres:.1f} mm.",
     "captured": "The capture lies on frames {first} to {last}.",
+    "follow": "Follow",
+    "exported": "Written: {path}",
+    "may_sell": "May I sell this?",
+    "sell.yes": "Yes, by the licences of all that it was made with:",
+    "sell.no": "No: not all that it was made with allows it.",
+    "sell.unknown": "Not known yet. Show Licences asks the backend.",
+    "likeness": "The person in the photo and the photographer have rights of their own: ask them.",
     "no_person": "There is no head of ours in the scene.",
 }
 

@@ -7,11 +7,12 @@ import bpy
 import numpy as np
 
 from . import textures
-from .axes import srgb_to_linear
+from .axes import linear_to_srgb, srgb_to_linear
 from .bundle import ResultBundle
 from .mesh import UV_LAYERS, Part
 
-SHADE = "Hair Shade"  # the mix node: colour B, and how much of it
+SHADE = "Hair Shade"  # the node with the strength
+MIX = "Hair Mix"  # the node that lays the hair's colour over the albedo
 MASK = "Hair Mask"
 PHOTO_OFF = "ganfit_photo_off"  # on nodes: numbers of the inputs that are 0 in Match Photo, whose light is diffuse
 SIZE = 512
@@ -42,6 +43,7 @@ def add_nodes(material: bpy.types.Material, bundle: ResultBundle, part: Part,
     amount.name = amount.label = SHADE
     amount.inputs[1].default_value = STRENGTH
     amount[PHOTO_OFF] = [1]
+    mix.name = MIX
     mix.data_type, mix.clamp_factor = "RGBA", True
     mix.inputs["B"].default_value = (*hair_color(bundle, part, albedo), 1.0)
     for number, node in enumerate((uv, mask, noise, hairs, share, amount, mix)):
@@ -55,6 +57,23 @@ def add_nodes(material: bpy.types.Material, bundle: ResultBundle, part: Part,
     links.new(share.outputs[0], amount.inputs[0])
     links.new(amount.outputs[0], mix.inputs["Factor"])
     return mix
+
+
+def compose(material: bpy.types.Material, albedo: np.ndarray) -> np.ndarray:
+    """(H, W, 3) the albedo, sRGB-encoded, with the hair as the nodes of the material lay it over it."""
+    nodes = material.node_tree.nodes
+    mix, mask, amount = nodes.get(MIX), nodes.get(MASK), nodes.get(SHADE)
+    if mix is None or mask is None or amount is None or mask.image is None:
+        return albedo
+    height, width = albedo.shape[:2]
+    picture = textures.read_image(mask.image)[..., 0]
+    rows = (np.arange(height) * picture.shape[0]) // height
+    columns = (np.arange(width) * picture.shape[1]) // width
+    hairs = 0.55 + 0.45 * np.clip(0.5 + 1.5 * textures.cloud(max(height, width), int(UV_LENGTH_MM / HAIRS_MM), 9), 0, 1)
+    share = picture[rows][:, columns] * hairs[:height, :width] * amount.inputs[1].default_value
+    linear = srgb_to_linear(albedo)
+    color = np.array(mix.inputs["B"].default_value[:3])
+    return linear_to_srgb(linear + np.clip(share, 0, 1)[..., None] * (color - linear)).astype(np.float32)
 
 
 def region(bundle: ResultBundle, part: Part, name: str) -> np.ndarray | None:

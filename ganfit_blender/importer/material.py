@@ -47,7 +47,7 @@ SURFACES = {
 OTHER = Surface(0.5, 0.5)
 COAT_ROUGHNESS, CORNEA_IOR = 0.03, 1.376
 PORES_MM, WRINKLES_MM = 0.9, 2.6
-PORE_DEPTH = 0.06
+PORE_DEPTH = 0.1
 
 
 def make_material(bundle: ResultBundle, part: Part) -> bpy.types.Material:

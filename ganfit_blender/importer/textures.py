@@ -12,6 +12,7 @@ from .axes import linear_to_srgb, srgb_to_linear
 
 EYE_SIZE = 1024
 SCLERA_SATURATION = 0.35  # the fit's sclera has taken over the lids' shade and the iris' spill; a living eye is paler
+SCLERA_SHADE = 0.85
 FIBRES = ((60, 0.35), (140, 0.4), (330, 0.25))  # (fibres around the iris, share of the pattern)
 IRIS_CONTRAST = 0.55
 
@@ -80,7 +81,7 @@ def _sclera(rng: np.random.Generator, radius: np.ndarray, color: np.ndarray) -> 
     """Linear colours of the white: paler than the fit's, pink and veined towards the corners."""
     far = _smooth(radius, 0.09, 0.22)
     veins = _smooth(_cloud(rng, len(radius), 40), 0.55, 0.9) * far
-    white = _pale(color).astype(np.float32) * (1 + 0.04 * _cloud(rng, len(radius), 12))[..., None]
+    white = SCLERA_SHADE * _pale(color).astype(np.float32) * (1 + 0.04 * _cloud(rng, len(radius), 12))[..., None]
     white *= 1 - far[..., None] * np.array([0.05, 0.16, 0.18], np.float32)
     return white * (1 - veins[..., None] * np.array([0.05, 0.3, 0.28], np.float32))
 

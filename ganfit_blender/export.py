@@ -1,0 +1,275 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Writes a head to GLB, FBX, OBJ or USD with Blender's own exporters, from plain copies that other programs know."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import bpy
+import numpy as np
+
+from . import shapes
+from .errors import AddonError
+from .importer import hair, shape_keys, textures
+from .importer import scene as importer
+from .importer.axes import linear_to_srgb
+from .importer.bundle import SKIN
+from .importer.mesh import COLOR_ATTRIBUTE, EYES, OBJECT_NAMES, SUBDIVISION, UV_LAYERS
+from .sculpt import object_mode, select
+
+FORMATS = {"GLB": ".glb", "FBX": ".fbx", "OBJ": ".obj", "USD": ".usdc"}
+COLOR_SIZE = 128  # pixels of a picture made of a part's colour attribute
+MOVES_M = 1e-7
+WET_ROUGHNESS = 0.15
+PROBLEM = "export_failed"
+
+
+def export(context: bpy.types.Context, collection: bpy.types.Collection, path: Path, kind: str, level: int) -> Path:
+    """Exports a person's head, eyes, teeth, tongue and lashes.
+
+    Shape sliders are baked in; ARKit's expressions are morph targets with the weights that are set now (OBJ has none:
+    it gets the expression itself). Highlights, pores and scatter are Blender's own; what is exported is colour with the
+    hair's shade, roughness, and the normal map where there is one. Textures lie inside a GLB and an FBX, else in a
+    folder beside.
+
+    Args:
+        level: 0 for the cage, 1 for smooth meshes of four times its faces.
+
+    Returns:
+        The file. Raises AddonError: `export_failed`.
+    """
+    object_mode(context)
+    path = path.with_suffix(FORMATS[kind])
+    if not path.parent.is_dir():
+        raise AddonError(PROBLEM, f"There is no folder {path.parent}.")
+    active, chosen = context.view_layer.objects.active, list(context.selected_objects)
+    with _plain_copies(context, collection, level) as things:
+        if kind in ("FBX", "OBJ"):
+            _write_textures(things, path.with_name(f"{path.stem}_textures"))
+        select(context, *things)
+        try:
+            done = _WRITERS[kind](str(path))
+        except RuntimeError as error:
+            raise AddonError(PROBLEM, f"Blender could not write {path.name}: {error}") from error
+    select(context, *chosen, *([active] if active else [])) if chosen or active else None
+    if "FINISHED" not in done or not path.is_file():
+        raise AddonError(PROBLEM, f"Blender did not write {path.name}.")
+    return path
+
+
+def _write_glb(path: str) -> set[str]:
+    return bpy.ops.export_scene.gltf(
+        filepath=path, export_format="GLB", use_selection=True, export_morph=True, export_morph_normal=False,
+        export_animations=False, export_apply=False, export_yup=True, export_try_sparse_sk=True,
+    )
+
+
+def _write_fbx(path: str) -> set[str]:
+    return bpy.ops.export_scene.fbx(
+        filepath=path, use_selection=True, object_types={"MESH"}, use_mesh_modifiers=False, mesh_smooth_type="FACE",
+        path_mode="COPY", embed_textures=True, bake_anim=False, apply_scale_options="FBX_SCALE_ALL",
+    )
+
+
+def _write_obj(path: str) -> set[str]:
+    return bpy.ops.wm.obj_export(
+        filepath=path, export_selected_objects=True, export_materials=True, export_pbr_extensions=True,
+        path_mode="RELATIVE", export_triangulated_mesh=False,
+    )
+
+
+def _write_usd(path: str) -> set[str]:
+    known = bpy.ops.wm.usd_export.get_rna_type().properties.keys()
+    wanted = {"export_shapekeys": True, "generate_preview_surface": True, "export_textures": True,
+              "export_textures_mode": "NEW", "overwrite_textures": True, "relative_paths": True}
+    options = {name: value for name, value in wanted.items() if name in known}
+    return bpy.ops.wm.usd_export(filepath=path, selected_objects_only=True, export_materials=True, **options)
+
+
+_WRITERS = {"GLB": _write_glb, "FBX": _write_fbx, "OBJ": _write_obj, "USD": _write_usd}
+
+
+@contextlib.contextmanager
+def _plain_copies(context: bpy.types.Context, collection: bpy.types.Collection,
+                  level: int) -> Iterator[list[bpy.types.Object]]:
+    """Copies of the parts under their proper names, in the scene for the time of the block; nothing of them stays."""
+    parts = importer.parts_of(collection)
+    head = importer.head_of(collection)
+    values = {block.name: block.value for block in shape_keys.expression_keys(head)}
+    before = {kind: set(getattr(bpy.data, kind)) for kind in ("objects", "meshes", "materials", "images")}
+    names = {name: bpy.data.objects.get(name) for name in OBJECT_NAMES.values()}
+    shelf = bpy.data.collections.new("GANFIT export")
+    context.scene.collection.children.link(shelf)
+    try:
+        for taken in names.values():
+            if taken is not None:
+                taken.name = f"{taken.name} (original)"
+        things = []
+        for part, thing in parts.items():
+            mesh = _plain_mesh(context, shelf, thing, level)
+            copy = bpy.data.objects.new(OBJECT_NAMES.get(part, part), mesh)
+            copy.matrix_world = thing.matrix_world
+            shelf.objects.link(copy)
+            _copy_keys(context, shelf, thing, copy, level, values)
+            mesh.materials.clear()
+            mesh.materials.append(_plain_material(thing, part))
+            things.append(copy)
+        context.view_layer.update()
+        yield things
+    finally:
+        for kind in ("objects", "meshes", "materials", "images"):
+            bpy.data.batch_remove(set(getattr(bpy.data, kind)) - before[kind])
+        bpy.data.collections.remove(shelf)
+        for name, taken in names.items():
+            if taken is not None:
+                taken.name = name
+
+
+class _Refined:
+    """Evaluates positions of an object's cage at a level; linear in them."""
+
+    def __init__(self, context: bpy.types.Context, shelf: bpy.types.Collection, thing: bpy.types.Object,
+                 level: int) -> None:
+        self._context = context
+        self.thing = bpy.data.objects.new("GANFIT refined", thing.data.copy())
+        shelf.objects.link(self.thing)
+        if self.thing.data.shape_keys is not None:
+            self.thing.shape_key_clear()
+        if level:
+            modifier = self.thing.modifiers.new(SUBDIVISION, "SUBSURF")
+            modifier.levels, modifier.use_limit_surface, modifier.use_creases = level, False, False
+            modifier.uv_smooth, modifier.boundary_smooth = "NONE", "ALL"
+
+    def __call__(self, cage: np.ndarray) -> np.ndarray:
+        shapes.set_mesh_points(self.thing.data, cage)
+        return shapes.evaluated_points(self._context, self.thing)
+
+
+def _plain_mesh(context: bpy.types.Context, shelf: bpy.types.Collection, thing: bpy.types.Object,
+                level: int) -> bpy.types.Mesh:
+    """The part's neutral shape at a level, with our UV layer alone."""
+    refined = _Refined(context, shelf, thing, level)
+    refined(shapes.neutral_points(thing))
+    mesh = bpy.data.meshes.new_from_object(refined.thing.evaluated_get(context.evaluated_depsgraph_get()))
+    mesh.name = thing.data.name
+    for name in [layer.name for layer in mesh.uv_layers][1:]:
+        mesh.uv_layers.remove(mesh.uv_layers[name])
+    ours = ("region_", "ganfit_", "makehuman_")
+    for name in [attribute.name for attribute in mesh.attributes if attribute.name.startswith(ours)]:
+        mesh.attributes.remove(mesh.attributes[name])
+    return mesh
+
+
+def _copy_keys(context: bpy.types.Context, shelf: bpy.types.Collection, thing: bpy.types.Object,
+               copy: bpy.types.Object, level: int, values: dict[str, float]) -> None:
+    """ARKit's expressions that move the part, with the weights that are set."""
+    keys = shape_keys.expression_keys(thing)
+    if not keys:
+        return
+    basis, neutral = shapes.key_points(thing.data.shape_keys.key_blocks[0]), shapes.neutral_points(thing)
+    refined = _Refined(context, shelf, thing, level)
+    still = refined(neutral)
+    copy.shape_key_add(name=shape_keys.BASIS, from_mix=False)
+    for key in keys:
+        moved = refined(neutral + shapes.key_points(key) - basis)
+        if np.abs(moved - still).max() > MOVES_M:
+            block = copy.shape_key_add(name=key.name, from_mix=False)
+            shapes.set_key_points(block, moved)
+            block.value = values.get(key.name, 0.0)
+
+
+def _plain_material(thing: bpy.types.Object, part: str) -> bpy.types.Material:
+    """Principled with images alone, which all four formats know."""
+    source = thing.data.materials[0] if thing.data.materials else None
+    material = bpy.data.materials.new(source.name if source else part)
+    if bpy.app.version < (5, 0, 0):
+        material.use_nodes = True
+    nodes, links = material.node_tree.nodes, material.node_tree.links
+    shader = next(node for node in nodes if node.type == "BSDF_PRINCIPLED")
+    color = nodes.new("ShaderNodeTexImage")
+    color.image = _color_image(thing, source, part)
+    links.new(color.outputs["Color"], shader.inputs["Base Color"])
+    shader.inputs["Roughness"].default_value = 0.5
+    old = next((n for n in source.node_tree.nodes if n.type == "BSDF_PRINCIPLED"), None) if source else None
+    if old is not None:
+        roughness = WET_ROUGHNESS if part in EYES else old.inputs["Roughness"].default_value  # there the coat shines
+        shader.inputs["Roughness"].default_value = roughness
+        _link_linked_image(material, old.inputs["Roughness"], shader.inputs["Roughness"])
+        _link_normal_map(material, source, shader)
+    return material
+
+
+def _color_image(thing: bpy.types.Object, source: bpy.types.Material | None, part: str) -> bpy.types.Image:
+    """The part's colours as an image of its own: its texture (with hair, on the skin) or its colour attribute."""
+    name = f"{thing.name.removesuffix(' (original)')} color"
+    texture = _active_image(source)
+    if texture is not None:
+        if part != SKIN:
+            return texture
+        return textures.make_image(name, hair.compose(source, textures.read_image(texture)[..., :3]))
+    mesh = thing.data
+    mesh.calc_loop_triangles()
+    corners = np.array([triangle.loops[:] for triangle in mesh.loop_triangles])
+    uv = np.empty(len(mesh.loops) * 2, np.float32)
+    mesh.uv_layers[next(iter(UV_LAYERS))].uv.foreach_get("vector", uv)
+    vertex = np.empty(len(mesh.loops), np.int32)
+    mesh.loops.foreach_get("vertex_index", vertex)
+    rgba = np.empty(len(mesh.vertices) * 4, np.float32)
+    mesh.attributes[COLOR_ATTRIBUTE].data.foreach_get("color", rgba)
+    encoded = linear_to_srgb(rgba.reshape(-1, 4)[:, :3])
+    picture, covered = textures.draw_in_uv(uv.reshape(-1, 2)[corners], encoded[vertex[corners]], COLOR_SIZE)
+    if not covered.any():
+        picture, covered = picture + encoded.mean(0), ~covered
+    return textures.make_image(name, textures.spread(picture, covered, COLOR_SIZE))
+
+
+def _active_image(material: bpy.types.Material | None) -> bpy.types.Image | None:
+    """The image that the artist paints on: the one that leads to the base colour."""
+    if material is None or material.node_tree is None:
+        return None
+    shader = next((node for node in material.node_tree.nodes if node.type == "BSDF_PRINCIPLED"), None)
+    waiting = [shader.inputs["Base Color"]] if shader is not None else []
+    while waiting:
+        socket = waiting.pop(0)
+        for link in socket.links:
+            node = link.from_node
+            if node.type == "TEX_IMAGE" and node.image is not None and node.name != hair.MASK:
+                return node.image
+            waiting += [entry for entry in node.inputs if entry.is_linked and entry.name != "Factor"]
+    return None
+
+
+def _link_linked_image(material: bpy.types.Material, old: bpy.types.NodeSocket, new: bpy.types.NodeSocket) -> None:
+    """Takes over an image that is linked to a socket directly."""
+    source = old.links[0].from_node if old.is_linked else None
+    if source is not None and source.type == "TEX_IMAGE" and source.image is not None:
+        texture = material.node_tree.nodes.new("ShaderNodeTexImage")
+        texture.image = source.image
+        material.node_tree.links.new(texture.outputs["Color"], new)
+
+
+def _link_normal_map(material: bpy.types.Material, source: bpy.types.Material, shader: bpy.types.ShaderNode) -> None:
+    """Takes over the normal map, where the skin has one."""
+    old = next((node for node in source.node_tree.nodes if node.type == "NORMAL_MAP"), None)
+    if old is None or not old.inputs["Color"].is_linked:
+        return
+    normal = material.node_tree.nodes.new("ShaderNodeNormalMap")
+    normal.inputs["Strength"].default_value = 1.0
+    _link_linked_image(material, old.inputs["Color"], normal.inputs["Color"])
+    material.node_tree.links.new(normal.outputs["Normal"], shader.inputs["Normal"])
+
+
+def _write_textures(things: list[bpy.types.Object], folder: Path) -> None:
+    """Writes the images of the copies' materials as PNGs, which the other formats refer to."""
+    folder.mkdir(exist_ok=True)
+    for thing in things:
+        for node in thing.data.materials[0].node_tree.nodes:
+            if node.type != "TEX_IMAGE" or node.image is None:
+                continue
+            image = node.image.copy()
+            name = "".join(c if c.isalnum() else "_" for c in node.image.name).strip("_")
+            image.filepath_raw, image.file_format = str(folder / f"{name}.png"), "PNG"
+            image.save()
+            node.image = image
