@@ -24,7 +24,9 @@ class Assembled:
     """Everything that follows from the parameters alone.
 
     cage (V0, 3) without offsets, offsets (V0, 3), verts1 (V, V1, 3) with them: metres, metric scale; landmarks (68, 3):
-    metres, view 0; texture (1, 3, S, S).
+    metres, view 0; generated (1, 3, S, S): the generator's map, sRGB; texture (1, 3, R, R): the albedo that is shown,
+    also the generator's until a refinement replaces it; normal (1, 3, R, R), roughness (1, 1, R, R): the refinement's.
+    All maps are in [0, 1], in 8-bit steps.
     """
 
     person: Person
@@ -32,10 +34,13 @@ class Assembled:
     offsets: Tensor
     verts1: Tensor
     landmarks: Tensor
+    generated: Tensor
     texture: Tensor
     palette: Tensor
     cameras: list[Camera]
     lights: list[Lights]
+    normal: Tensor | None = None
+    roughness: Tensor | None = None
 
 
 def assemble(result: dict, person: Person, device: torch.device, offsets: np.ndarray | None = None) -> Assembled:
@@ -57,7 +62,7 @@ def assemble(result: dict, person: Person, device: torch.device, offsets: np.nda
         # Quantised like the file, so that whoever reads the file renders the same picture.
         texture = (texture * 255).round() / 255
         palette = torch.tensor([result["palette"][n] for n in head.palette_names], device=device)
-    return Assembled(person, neutral[0], moved, verts1, head.landmarks(verts1[:1], "68")[0], texture, palette,
+    return Assembled(person, neutral[0], moved, verts1, head.landmarks(verts1[:1], "68")[0], texture, texture, palette,
                      [Camera.from_result(v["camera"], device) for v in views],
                      [Lights.from_result(v["lights"], device) for v in views])
 
@@ -109,15 +114,15 @@ def straight_rgba(out: RenderOutput) -> np.ndarray:
     return (torch.cat([rgb, alpha], -1) * 255).round().to(torch.uint8).cpu().numpy()
 
 
-def texture_png(texture: Tensor) -> bytes:
-    """(1, 3, S, S) sRGB in [0, 1] -> PNG."""
-    return png((texture[0].permute(1, 2, 0) * 255).round().to(torch.uint8).cpu().numpy())
+def map_pixels(values: Tensor) -> np.ndarray:
+    """A map (1, C, S, S) in [0, 1] as pixels (S, S, C) uint8."""
+    return (values[0].permute(1, 2, 0) * 255).round().to(torch.uint8).cpu().numpy()
 
 
 def png(image: np.ndarray) -> bytes:
-    """uint8 (H, W, 3 or 4) -> PNG, the same bytes for the same picture."""
+    """uint8 (H, W, 1, 3 or 4) -> PNG, the same bytes for the same picture."""
     buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "PNG", compress_level=6)
+    Image.fromarray(image[..., 0] if image.shape[2] == 1 else image).save(buffer, "PNG", compress_level=6)
     return buffer.getvalue()
 
 

@@ -25,6 +25,7 @@ from .errors import GanfitError
 VERSION = 1
 RESULT, HEAD, GLB, LANDMARKS = "result.json", "head.npz", "head.glb", "landmarks68.json"
 ALBEDO, GENERATOR, SHEET = "albedo.png", "generator.png", "sheet.jpg"
+NORMAL, ROUGHNESS = "normal.png", "roughness.png"
 REQUIRED = (RESULT, HEAD, GLB, LANDMARKS, ALBEDO, GENERATOR)
 _OUR_FILES = re.compile(
     r"result\.json|head\.npz|head\.glb|landmarks68\.json|(albedo|generator|normal|roughness)\.png|sheet\.jpg"

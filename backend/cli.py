@@ -307,6 +307,8 @@ def _add_options(command: argparse.ArgumentParser, out: str, given_only: bool = 
     add("--iterations", type=int, metavar="N", default=default("iterations"), help=text)
     text = "focal length of each photo, 35 mm equivalent; 0: unknown (default: EXIF's)"
     add("--focal-mm", type=float, nargs="+", metavar="MM", default=default("focal_mm"), help=text)
+    text = "leave the albedo the generator's: nothing of the photo in it"
+    add("--no-refine", dest="refine", action="store_false", default=default("refine"), help=text)
     add("--json", action="store_true", help="print one JSON object at the end")
 
 

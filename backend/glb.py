@@ -56,8 +56,10 @@ def glb_bytes(
     cage: np.ndarray,
     scale: float,
     expression: Sequence[float],
-    albedo_png: bytes,
+    albedo: bytes,
     palette: Mapping[str, Sequence[float]],
+    normal: bytes | None = None,
+    roughness: bytes | None = None,
 ) -> bytes:
     """The content of `head.glb`.
 
@@ -65,8 +67,10 @@ def glb_bytes(
         cage: (V0, 3) the neutral cage, metres, metric scale.
         scale: factor from the head model's metres to metric ones, for the expressions.
         expression: (52,) default weights of the morph targets, in the order of `head.expression_names`.
-        albedo_png: skin albedo in the head's UV layout.
+        albedo: PNG or JPEG of the skin's albedo in the head's UV layout.
         palette: colour name -> (r, g, b), sRGB-encoded in [0, 1], for the parts that are not skin.
+        normal: PNG or JPEG of the skin's tangent-space normals, +Y along v.
+        roughness: the same of its roughness, in the green channel.
     """
     on_head = head.verts0
     cages = torch.as_tensor(cage, dtype=on_head.dtype, device=on_head.device)[None]
@@ -78,7 +82,7 @@ def glb_bytes(
     normals = vertex_normals(verts, triangles)
     weights = np.asarray(expression, np.float64).tolist()
     gltf = _Writer(head.layout_id)
-    skin_material = gltf.material(STYLES["skin"], albedo_png)
+    skin_material = gltf.material(STYLES["skin"], albedo, normal, roughness)
     inside = inner_skin(head)
     for name, style in STYLES.items():
         chosen = part_of == head.PARTS.index(INNER_SKIN_PART.get(name, name))
@@ -239,16 +243,23 @@ class _Writer:
             accessors.append({"POSITION": self.append("accessors", accessor)})
         return accessors
 
-    def material(self, style: PartStyle, png: bytes) -> int:
-        """A material whose base colour is this picture."""
-        image = {"bufferView": self.view(png), "mimeType": "image/png", "name": style.node}
-        texture = self.append("textures", {"sampler": 0, "source": self.append("images", image)})
-        surface = {
-            "baseColorTexture": {"index": texture},
-            "metallicFactor": 0.0,
-            "roughnessFactor": style.roughness,
-        }
+    def texture(self, picture: bytes, name: str) -> dict[str, int]:
+        """A reference to a texture of its own with this PNG or JPEG."""
+        kind = "image/png" if picture.startswith(b"\x89PNG") else "image/jpeg"
+        image = self.append("images", {"bufferView": self.view(picture), "mimeType": kind, "name": name})
+        return {"index": self.append("textures", {"sampler": 0, "source": image})}
+
+    def material(
+        self, style: PartStyle, albedo: bytes, normal: bytes | None = None, roughness: bytes | None = None
+    ) -> int:
+        """A material of these pictures; without one of roughness it has the style's."""
+        surface: dict[str, Any] = {"baseColorTexture": self.texture(albedo, style.node), "metallicFactor": 0.0}
+        surface["roughnessFactor"] = style.roughness if roughness is None else 1.0
+        if roughness is not None:
+            surface["metallicRoughnessTexture"] = self.texture(roughness, f"{style.node} roughness")
         material: dict[str, Any] = {"name": style.node, "pbrMetallicRoughness": surface}
+        if normal is not None:
+            material["normalTexture"] = self.texture(normal, f"{style.node} normal")
         if style.double_sided:
             material["doubleSided"] = True
         return self.append("materials", material)

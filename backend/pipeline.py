@@ -13,8 +13,17 @@ import torch
 from PIL import Image
 
 from backend import assets, glb
-from backend.assemble import Assembled, assemble, full_render, jpeg, png, texture_png
-from backend.bundle import Bundle, check_output, read_bundle, write_bundle
+from backend.assemble import Assembled, assemble, full_render, jpeg, map_pixels, png
+from backend.bundle import (
+    ALBEDO,
+    GENERATOR,
+    NORMAL,
+    ROUGHNESS,
+    Bundle,
+    check_output,
+    read_bundle,
+    write_bundle,
+)
 from backend.errors import GanfitError
 from backend.fit.align import align, initial_parameters
 from backend.fit.config import PRESETS, FitConfig
@@ -29,6 +38,7 @@ from backend.networks.identity import load_identity
 from backend.networks.landmarks import load_landmarks
 from backend.options import Options
 from backend.photo import Photo, load_photo
+from backend.refine.refine import refine
 from backend.render.raster import get_rasterizer
 from backend.sheet import contact_sheet, overlay
 from backend.texture.generator import load_generator
@@ -224,13 +234,13 @@ def describe(person: Person, params: FitParameters, views: list[View], trace: Fi
 def bundle_contents(scene: Assembled, result: dict, photos: list[np.ndarray]) -> dict[str, bytes]:
     """Every file of the bundle but `result.json`, from parameters and photos."""
     head = scene.person.head
-    texture = texture_png(scene.texture)
+    maps = {GENERATOR: scene.generated, ALBEDO: scene.texture, NORMAL: scene.normal, ROUGHNESS: scene.roughness}
+    textures = {name: map_pixels(values) for name, values in maps.items() if values is not None}
     expression = [result["views"][0]["expression"][n] for n in head.expression_names]
-    contents = {
-        "generator.png": texture, "albedo.png": texture,
+    contents = {name: png(pixels) for name, pixels in textures.items()} | {
         "head.npz": head_npz(scene, result["shape"]["scale"]),
         "head.glb": glb.glb_bytes(head, (scene.cage + scene.offsets).cpu().numpy(), result["shape"]["scale"],
-                                  expression, texture, result["palette"]),
+                                  expression, palette=result["palette"], **glb_textures(textures)),
         "landmarks68.json": json_bytes(scene.landmarks.tolist()),
         "sheet.jpg": jpeg(contact_sheet(scene, photos)),
     }
@@ -244,10 +254,32 @@ def bundle_contents(scene: Assembled, result: dict, photos: list[np.ndarray]) ->
 def write_result(out: str | None, scene: Assembled, result: dict, photos: list[np.ndarray], timeline: Timeline,
                  trace: FitTrace) -> Bundle:
     """Makes and writes the bundle of a fit that is done, with the seconds that everything took."""
+    timeline.stage("refine")
+    scene = refined(scene, result, photos)
+    timeline.stage("bundle")
     contents = bundle_contents(scene, result, photos)
     timeline.stage("")
     result["timings"] = {**timeline.seconds, **{f"fit: {k}": v for k, v in trace.seconds.items()}}
     return write_bundle(out, contents | {"result.json": json_bytes(result)})
+
+
+def refined(scene: Assembled, result: dict, photos: list[np.ndarray]) -> Assembled:
+    """The scene with its final skin maps, unless the options of the result say that the generator's map is final."""
+    options = Options.from_dict(result["options"])
+    if not options.refine:
+        return scene
+    return refine(scene, photos, PRESETS[options.preset].albedo_size, options.seed)
+
+
+def glb_textures(textures: dict[str, np.ndarray]) -> dict[str, bytes]:
+    """The skin's maps (by file name, uint8) as the GLB carries them: JPEG, roughness in glTF's green channel."""
+    carried = {"albedo": jpeg(textures[ALBEDO])}
+    if NORMAL in textures:
+        carried["normal"] = jpeg(textures[NORMAL])
+    if ROUGHNESS in textures:
+        rough = textures[ROUGHNESS][..., 0]
+        carried["roughness"] = jpeg(np.stack([np.full_like(rough, 255), rough, np.zeros_like(rough)], -1))
+    return carried
 
 
 def head_npz(scene: Assembled, scale: float) -> bytes:
@@ -275,7 +307,7 @@ def json_bytes(value: object) -> bytes:
 
 
 def rerender(bundle: str | Path, out: str | Path | None = None, device: str = "auto") -> dict[str, bytes]:
-    """Rebuilds mesh, texture and pictures of a bundle from its parameters alone (the paper's "700 floats").
+    """Rebuilds mesh, textures and pictures of a bundle from its parameters (the paper's "700 floats") and its photos.
 
     Returns the files' contents and, with `out`, writes them there as a bundle of their own.
     """
@@ -288,7 +320,8 @@ def rerender(bundle: str | Path, out: str | Path | None = None, device: str = "a
         raise GanfitError("layout_mismatch", "The bundle was made with another texture generator.",
                           hint="Give the same generator file with --generator.")
     photos = [np.asarray(Image.open(Path(bundle) / v["files"]["photo"]).convert("RGB")) for v in result["views"]]
-    contents = bundle_contents(assemble(result, person, where, source.head["offsets"]), result, photos)
+    scene = refined(assemble(result, person, where, source.head["offsets"]), result, photos)
+    contents = bundle_contents(scene, result, photos)
     contents["result.json"] = json_bytes(result)
     if out is not None:
         write_bundle(out, contents)

@@ -152,6 +152,7 @@ STAGES: dict[str, str] = {
     "face": "Finding the face",
     "align": "Aligning",
     "fit": "Fitting",
+    "refine": "Refining the skin",
     "bundle": "Writing the result",
     "import": "Building the head",
     "python": "Looking for Python",

@@ -2,24 +2,20 @@
 """A photo laid into the UV layout: a head of known texture, drawn by the renderer, gives its albedo back."""
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
 
 pytest.importorskip("backend.head.model")
 
-from backend.fit.align import initial_parameters  # noqa: E402
-from backend.fit.parameters import FitParameters, ViewFrame, camera_of  # noqa: E402
+from known_head import known_parameters, photograph, view_of  # noqa: E402
+
 from backend.fit.person import Person  # noqa: E402
-from backend.fit.views import View  # noqa: E402
-from backend.networks.facemesh import FaceLandmarks  # noqa: E402
 from backend.options import Options  # noqa: E402
-from backend.photo import Photo  # noqa: E402
 from backend.pipeline import Models, choose_device  # noqa: E402
 from backend.render.color import srgb_to_linear  # noqa: E402
 from backend.texture.unwrap import Unwrapped, unwrap_view, uv_raster  # noqa: E402
 
-SIZE, RESOLUTION = 900, 256
+RESOLUTION = 256
 
 
 @pytest.fixture(scope="module")
@@ -36,37 +32,12 @@ def known_texture() -> torch.Tensor:
     return torch.stack([red, green, 0.5 - 0.2 * x + 0.1 * y])[None]
 
 
-def known_parameters(person: Person, yaw: float = 0.35) -> tuple[FitParameters, ViewFrame]:
-    """A head drawn from the prior, turned, lit from its left by a warm sun over a blue-grey sky."""
-    frame = ViewFrame((SIZE, SIZE), (SIZE / 2, 0.42 * SIZE), 190.0)
-    model, rng = person.landmark_model(), torch.Generator().manual_seed(4)
-    flat = model.mean[:, :2] * torch.tensor([1.0, -1.0]) * 190 / 0.063 + torch.tensor(frame.anchor)
-    start = initial_parameters(model, flat, frame, 512, person.default_palette())
-    sh = torch.zeros(1, 9, 3)
-    sh[:, 0] = torch.tensor([1.3, 1.4, 1.6])
-    sh[:, 3] = 0.3
-    identity = 0.6 * torch.randn(len(start.identity), generator=rng)
-    return FitParameters(**{**start.tensors(), "identity": identity, "rotation": torch.tensor([[0.1, yaw, 0.05]]),
-                            "sh": sh, "sun_direction": torch.tensor([[0.8, 0.4, 1.0]]),
-                            "sun_rgb": torch.tensor([[0.9, 0.8, 0.6]])}), frame
-
-
-def photograph(person: Person, params: FitParameters, frame: ViewFrame, texture: torch.Tensor) -> View:
-    """The view of a photo that the renderer drew on green."""
-    with torch.no_grad():
-        _, verts1 = person.geometry(params)
-        out = person.picture(verts1, texture, params.palette, camera_of(params, [frame], 0), params.lights())
-        green = torch.tensor([0.0, 1.0, 0.0])
-        image = ((out.rgb + (1 - out.alpha) * green)[0].clamp(0, 1) * 255).round().to(torch.uint8).numpy()
-    marks = FaceLandmarks(np.zeros((468, 2)), np.zeros(468), 1.0, np.zeros((2, 3)), np.zeros((2, 5, 2)), np.zeros(4))
-    return View(Photo(image, "drawn.png", "0" * 64), marks, frame, False, (0.0, 0.0, float(SIZE)))
-
-
 @pytest.fixture(scope="module")
 def unwrapped(person: Person) -> Unwrapped:
     """The known head, photographed and unwrapped."""
     params, frame = known_parameters(person)
-    return unwrap_view(person, params, photograph(person, params, frame, known_texture()), RESOLUTION)
+    photo = photograph(person, params, frame, known_texture())
+    return unwrap_view(person, params, view_of(photo, frame), RESOLUTION)
 
 
 def median_error(albedo: torch.Tensor, texture: torch.Tensor, weight: torch.Tensor) -> float:
@@ -110,7 +81,7 @@ def test_what_the_nose_hides_is_not_read(person: Person) -> None:
     """From far to the side, texels with weight carry their own colour, also beside the nose."""
     params, frame = known_parameters(person, yaw=0.9)
     texture = known_texture()
-    found = unwrap_view(person, params, photograph(person, params, frame, texture), RESOLUTION)
+    found = unwrap_view(person, params, view_of(photograph(person, params, frame, texture), frame), RESOLUTION)
     truth = srgb_to_linear(texture[0].permute(1, 2, 0))
     wrong = ((found.albedo - truth).abs() / truth).amax(-1) > 0.15
     weight = found.weight[..., 0]

@@ -87,6 +87,8 @@ class FitConfig:
     align_steps: int
     """Gauss-Newton steps of the landmark alignment"""
     stages: tuple[StageConfig, ...]
+    albedo_size: int
+    """side of the final skin maps, texels, see `backend.refine`"""
 
     @property
     def iterations(self) -> int:
@@ -109,7 +111,7 @@ class FitConfig:
 
 
 PRESETS: dict[str, FitConfig] = {
-    "draft": FitConfig(12, (StageConfig(40, 192, 256),)),
-    "standard": FitConfig(20, (StageConfig(90, 224, 256), StageConfig(70, 256, 256))),
-    "best": FitConfig(25, (StageConfig(150, 256, 256), StageConfig(250, 384, 512))),
+    "draft": FitConfig(12, (StageConfig(40, 192, 256),), 1024),
+    "standard": FitConfig(20, (StageConfig(90, 224, 256), StageConfig(70, 256, 256)), 1024),
+    "best": FitConfig(25, (StageConfig(150, 256, 256), StageConfig(250, 384, 512)), 2048),
 }

@@ -62,6 +62,13 @@ class View:
         return out, (inside_y[:, None] * inside_x[None])[None, :, :, None]
 
 
+def is_grey(image: np.ndarray) -> bool:
+    """Whether a photo (H, W, 3) uint8 has no colour."""
+    height, width = image.shape[:2]
+    sample = image[::max(1, height // 256), ::max(1, width // 256)].astype(np.int16)
+    return int(np.abs(sample - sample.mean(-1, keepdims=True)).max()) <= 6
+
+
 def choose_face(photo: Photo, detector: FaceDetector, face: int | None) -> tuple[object, list[str]]:
     """The detection to fit and warnings. The largest face unless `face` (0-based, by size) says otherwise.
 
@@ -108,8 +115,7 @@ def prepare_view(photo: Photo, detector: FaceDetector, network: FaceMesh | FanLa
     centre, side = (low + high) / 2, 1.7 * float((high - low).max())
     centre[1] -= 0.06 * side
     box = (float(centre[0] - side / 2), float(centre[1] - side / 2), side)
-    sample = photo.image[::max(1, height // 256), ::max(1, width // 256)].astype(np.int16)
-    grey = int(np.abs(sample - sample.mean(-1, keepdims=True)).max()) <= 6
+    grey = is_grey(photo.image)
     if grey:
         warnings.append(f"{photo.name} has no colour; skin and eye colours are guesses.")
     return View(photo, landmarks, frame, grey, box), warnings
