@@ -14,6 +14,8 @@ CODES: dict[str, str] = {
     "cancelled": "Nothing was changed in the scene.",
     "busy": "Wait until the running job has ended, or cancel it.",
     "no_photo": "Choose at least one photo of a face.",
+    "no_landmarks": "Reconstruct the photo again to edit its landmarks.",
+    "no_window": "Open the file in Blender's window, or give pins to the command line's `refit`.",
     "folder_missing": "Choose a folder with photos.",
     "photo_missing": "The photo was moved or deleted: choose it again.",
     "worker_start": "Press Set Up again, or choose another Python in the add-on's preferences.",

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import bpy
 
+from . import views
 from .batch_table import DONE, SKIPPED, Person, grid_place
 from .importer import scene as importer
 
@@ -56,6 +57,7 @@ def _add(context: bpy.types.Context, parent: bpy.types.Collection, folder: Path,
          place: tuple[float, float, float]) -> bpy.types.Collection:
     """The person's own collection, everything in it moved to its place."""
     collection = importer.import_bundle(context, folder, match=False)
+    views.setup(importer.head_of(collection))
     context.scene.collection.children.unlink(collection)
     parent.children.link(collection)
     for thing in collection.all_objects:

@@ -33,6 +33,18 @@ TEXTS: dict[str, Text] = {
     "check": Text("Show Licences", "Start the backend and list its networks and data with their licences"),
     "open_log": Text("Open Log", "Show the backend's messages in Blender's text editor"),
     "photos_add": Text("Add Photos...", "Choose photos of one person. Several photos make one head from all of them"),
+    "photo_move": Text("Move", "Change the order. The first photo's expression, camera and lights are shown first"),
+    "pins_edit": Text(
+        "Edit Landmarks",
+        "Show the photo with the landmarks that were found in it. Drag one that is wrong to where it belongs: it "
+        "becomes a pin, which the head has to meet when it is fitted again",
+    ),
+    "pins_clear": Text("Remove Pins", "Forget all landmarks of this head that were put right by hand"),
+    "refit": Text(
+        "Fit Again",
+        "Fit this head again, beginning where it is: to the pins, to the photos that are switched on, with their focal "
+        "lengths and the quality chosen above. The old version stays, hidden",
+    ),
     "photo_remove": Text("Remove", "Take this photo off the list. The file stays where it is"),
     "match_photo": Text(
         "Match Photo",
@@ -100,6 +112,13 @@ TEXTS: dict[str, Text] = {
     # settings of the scene
     "photo": Text("Photo", "A photo of one face, sharp and well lit, from the front or half from the side"),
     "photos": Text("Photos", "Photos of one person"),
+    "use_photo": Text("Use", "Whether this photo counts"),
+    "focal": Text(
+        "Focal Length (35 mm)",
+        "Focal length in mm on 35 mm film, from the photo's EXIF where it has one. 0: not known, found by the fit",
+    ),
+    "pin": Text("Pin", "A landmark that was put right by hand"),
+    "pins": Text("Pins", "Landmarks of this photo that were put right by hand, in pixels"),
     "preset": Text("Quality", "How much work is put into the head"),
     "preset.draft": Text("Draft", "A quick look"),
     "preset.standard": Text("Standard", "Good quality in about a minute"),
@@ -131,6 +150,7 @@ TEXTS: dict[str, Text] = {
     "cache": Text("Cache", "Folder for the networks and the head's data. Empty: the extension's own user folder"),
     # panels
     "panel": Text("GANFIT", ""),
+    "panel.photos": Text("Photos of this Head", ""),
     "panel.batch": Text("Folder", ""),
     "panel.result": Text("Result", ""),
     "panel.expression": Text("Expression", ""),
@@ -167,6 +187,9 @@ MESSAGES: dict[str, str] = {
     "offline": "Blender's online access is off: allow it in Preferences > System, or choose a wheel folder.",
     "cancelling": "Cancelling",
     "finished": "{name} is in the scene.",
+    "switch_on": "Switch at least one photo on.",
+    "no_file": "no file",
+    "pins_help": "Drag a point to where it belongs. X: remove its pin. Esc: done",
     "batch_done": "{done} heads are done, {failed} failed. The table is in {place}.",
     "state.waiting": "waiting",
     "state.running": "running",

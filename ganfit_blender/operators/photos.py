@@ -37,6 +37,7 @@ class GANFIT_OT_photos_add(Reporting, bpy.types.Operator):
             path = str(Path(self.directory, file.name))
             if file.name and path not in known:
                 photos.add().path = path
+                context.scene.ganfit.active_photo = len(photos) - 1
         session.current().dismiss()
         redraw(context)
         return {"FINISHED"}
@@ -52,8 +53,30 @@ class GANFIT_OT_photo_remove(Reporting, bpy.types.Operator):
 
     def run(self, context: bpy.types.Context) -> set[str]:
         """Removes one photo from the list."""
-        context.scene.ganfit.photos.remove(self.index)
+        settings = context.scene.ganfit
+        settings.photos.remove(self.index)
+        settings.active_photo = max(0, min(settings.active_photo, len(settings.photos) - 1))
         return {"FINISHED"}
 
 
-CLASSES = (GANFIT_OT_photos_add, GANFIT_OT_photo_remove)
+class GANFIT_OT_photo_move(Reporting, bpy.types.Operator):
+    bl_idname = "ganfit.photo_move"
+    bl_label = label("photo_move")
+    bl_description = tip("photo_move")
+    bl_options = {"UNDO", "INTERNAL"}
+
+    index: IntProperty(min=0)
+    step: IntProperty(min=-1, max=1)
+
+    def run(self, context: bpy.types.Context) -> set[str]:
+        """Exchanges a photo with its neighbour."""
+        settings = context.scene.ganfit
+        place = self.index + self.step
+        if not 0 <= place < len(settings.photos):
+            return {"CANCELLED"}
+        settings.photos.move(self.index, place)
+        settings.active_photo = place
+        return {"FINISHED"}
+
+
+CLASSES = (GANFIT_OT_photos_add, GANFIT_OT_photo_remove, GANFIT_OT_photo_move)

@@ -10,8 +10,9 @@ from bpy.props import StringProperty
 
 from .. import preferences, protocol, session
 from ..errors import AddonError
+from ..exif import focal_35mm
 from ..job import WorkerJob
-from ..ui_strings import label, tip
+from ..ui_strings import MESSAGES, label, tip
 from ..viewport import redraw
 from .base import JobOperator
 from .result import import_folder
@@ -29,10 +30,11 @@ class GANFIT_OT_reconstruct(JobOperator, bpy.types.Operator):
         """Asks the worker for a reconstruction of the scene's photos."""
         settings = context.scene.ganfit
         photos = chosen_photos(settings)
+        focal = chosen_focal(settings)
         params = {
             "photos": [str(photo) for photo in photos],
             "out": str(self._output_folder(settings, photos[0])),
-            "options": worker_options(settings),
+            "options": worker_options(settings) | ({"focal_mm": focal} if any(f is not None for f in focal) else {}),
         }
         worker = preferences.worker()
         return WorkerJob(worker, protocol.RECONSTRUCT, params), worker.log_path
@@ -71,14 +73,26 @@ def worker_options(settings: Any) -> dict[str, Any]:
 
 
 def chosen_photos(settings: Any) -> list[Path]:
-    """The photos of the scene's list as absolute paths. Raises AddonError: `no_photo`, `photo_missing`."""
-    photos = [Path(bpy.path.abspath(photo.path)).absolute() for photo in settings.photos if photo.path]
+    """The photos that are switched on, as absolute paths. Raises AddonError: `no_photo`, `photo_missing`."""
+    photos = [Path(bpy.path.abspath(photo.path)).absolute() for photo in settings.photos if photo.path and photo.use]
+    if not photos and settings.photos:
+        raise AddonError("no_photo", "Every photo of the list is switched off.", MESSAGES["switch_on"])
     if not photos:
         raise AddonError("no_photo", "No photo is chosen.")
     for photo in photos:
         if not photo.is_file():
             raise AddonError("photo_missing", f"There is no photo {photo}.")
     return photos
+
+
+def chosen_focal(settings: Any) -> list[float | None]:
+    """Focal lengths of the photos that are switched on, where a person has changed them; None leaves it to the file."""
+    focal = []
+    for photo in settings.photos:
+        if photo.path and photo.use:
+            own = focal_35mm(Path(bpy.path.abspath(photo.path))) or 0.0
+            focal.append(None if abs(photo.focal_mm - own) < 0.01 else photo.focal_mm)
+    return focal
 
 
 def new_folder(parent: Path, name: str) -> Path:

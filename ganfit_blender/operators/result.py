@@ -6,7 +6,7 @@ from pathlib import Path
 import bpy
 from bpy.props import BoolProperty, IntProperty, StringProperty
 
-from .. import session
+from .. import session, views
 from ..importer import scene as importer
 from ..ui_strings import MESSAGES, label, tip
 from ..viewport import look_through_camera, redraw
@@ -67,6 +67,7 @@ def import_folder(context: bpy.types.Context, folder: Path, match: bool) -> str:
     if context.mode != "OBJECT":
         bpy.ops.object.mode_set(mode="OBJECT")
     collection = importer.import_bundle(context, folder, match)
+    views.setup(importer.head_of(collection))
     if match:
         look_through_camera(context, True)
     redraw(context)

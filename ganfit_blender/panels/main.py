@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import bpy
 
-from .. import preferences, session
-from ..ui_strings import label
+from .. import preferences, session, thumbnails
+from ..ui_strings import MESSAGES, label
 from .draw import draw_error, draw_job, draw_message, draw_setup
+
+THUMBNAIL_SCALE = 5.0
 
 
 class GANFIT_PT_main(bpy.types.Panel):
@@ -41,13 +43,39 @@ class GANFIT_PT_main(bpy.types.Panel):
             draw_message(layout, context, state.message)
 
 
-def draw_photos(layout: bpy.types.UILayout, settings: bpy.types.PropertyGroup) -> None:
-    """The list of photos with a field and a remove button each, and the button that adds some."""
-    for index, photo in enumerate(settings.photos):
+class GANFIT_UL_photos(bpy.types.UIList):
+    bl_idname = "GANFIT_UL_photos"
+
+    def draw_item(self, context, layout, data, item, icon, active_data, active_property, index=0, flags=0) -> None:
+        """Whether it counts, its picture, its name."""
         row = layout.row(align=True)
-        row.prop(photo, "path", text="", icon="IMAGE_DATA")
-        row.operator("ganfit.photo_remove", text="", icon="X").index = index
-    layout.operator("ganfit.photos_add", icon="FILE_IMAGE")
+        row.prop(item, "use", text="")
+        name = row.row()
+        name.active = item.use
+        name.label(text=bpy.path.basename(item.path) or MESSAGES["no_file"], icon_value=thumbnails.icon(item.path))
+
+
+def draw_photos(layout: bpy.types.UILayout, settings: bpy.types.PropertyGroup) -> None:
+    """The list of photos with their order; the chosen one larger, with its path and focal length."""
+    if not settings.photos:
+        layout.operator("ganfit.photos_add", icon="FILE_IMAGE")
+        return
+    row = layout.row()
+    row.template_list(GANFIT_UL_photos.bl_idname, "", settings, "photos", settings, "active_photo", rows=4, maxrows=6)
+    side, active = row.column(align=True), min(settings.active_photo, len(settings.photos) - 1)
+    side.operator("ganfit.photos_add", text="", icon="ADD")
+    side.operator("ganfit.photo_remove", text="", icon="REMOVE").index = active
+    side.separator()
+    for step, icon in ((-1, "TRIA_UP"), (1, "TRIA_DOWN")):
+        move = side.operator("ganfit.photo_move", text="", icon=icon)
+        move.index, move.step = active, step
+    photo = settings.photos[active]
+    box = layout.box()
+    if picture := thumbnails.icon(photo.path):
+        box.template_icon(icon_value=picture, scale=THUMBNAIL_SCALE)
+    box.prop(photo, "path", text="")
+    row = box.row()
+    row.prop(photo, "focal_mm")
 
 
 def draw_settings(layout: bpy.types.UILayout, settings: bpy.types.PropertyGroup) -> None:
@@ -59,4 +87,4 @@ def draw_settings(layout: bpy.types.UILayout, settings: bpy.types.PropertyGroup)
         column.prop(settings, name)
 
 
-CLASSES = (GANFIT_PT_main,)
+CLASSES = (GANFIT_UL_photos, GANFIT_PT_main)

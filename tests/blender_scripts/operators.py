@@ -71,7 +71,7 @@ class Layout:
     def _nested(self, *arguments: object, **options: object) -> Layout:
         return self
 
-    row = column = box = template_icon = split = template_list = _nested
+    row = column = box = template_icon = split = template_list = separator = _nested
 
 
 def draw(name: str) -> None:
@@ -79,6 +79,8 @@ def draw(name: str) -> None:
     panels = importlib.import_module(f"{EXTENSION}.panels")
     drawn: list[str] = []
     for panel in (cls for cls in panels.CLASSES if issubclass(cls, bpy.types.Panel)):
+        if "poll" in vars(panel) and not panel.poll(bpy.context):
+            continue
         stand_in = type("Panel", (), {"layout": Layout(drawn)})()
         panel.draw(stand_in, bpy.context)
     panels.draw_preferences(preferences(), Layout(drawn))
