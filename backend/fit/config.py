@@ -22,9 +22,9 @@ class LossWeights:
     landmark_mesh: float = 40.0
     """Distance of the projected mesh landmarks to the photo's, same unit: holds the mouth and the outline. With 8 a
     broad smile closes (and, under a weaker expression prior, the lips roll in: 0.05 instead of 0.013)."""
-    shape: float = 1.0
+    shape: float = 0.3
     """`Reg(p_s)`: mean square of the identity coefficients, in standard deviations. Six bench photos, with
-    `landmark_mesh` at 40: 1.06 mm with 3, 1.01 mm with 1; the judge's similarity 0.734 and 0.746."""
+    `landmark_mesh` at 40: 1.06 mm with 3, 1.01 with 1, 0.99 with 0.3; the judge's similarity 0.734, 0.746, 0.753."""
     expression: float = 0.5
     """`Reg(p_e)`: mean square of the 52 ARKit coefficients, in 0..1."""
     latent: float = 0.15
@@ -111,7 +111,7 @@ class FitConfig:
 
 
 PRESETS: dict[str, FitConfig] = {
-    "draft": FitConfig(12, (StageConfig(40, 192, 256),), 1024),
-    "standard": FitConfig(20, (StageConfig(90, 224, 256), StageConfig(70, 256, 256)), 1024),
+    "draft": FitConfig(12, (StageConfig(40, 192, 128),), 1024),
+    "standard": FitConfig(20, (StageConfig(90, 192, 128), StageConfig(70, 256, 256)), 1024),
     "best": FitConfig(25, (StageConfig(150, 256, 256), StageConfig(250, 384, 512)), 2048),
 }
