@@ -132,7 +132,7 @@ def write_table(out: Path, rows: list[Row]) -> None:
     try:
         for name, data in (
             (TABLE_JSON, json.dumps(document, indent=1).encode()),
-            (TABLE_CSV, sheet.getvalue().encode("utf-8-sig")),
+            (TABLE_CSV, sheet.getvalue().encode("utf-8-sig", "backslashreplace")),
         ):
             partial = out / f".{name}.part"
             partial.write_bytes(data)
