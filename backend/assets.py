@@ -201,6 +201,7 @@ ASSETS: dict[str, Asset] = {
                 "https://github.com/timesler/facenet-pytorch/releases/download/v2.2.9/20180402-114759-vggface2.pt",
                 "20180402-114759-vggface2.pt",
                 111898327,
+                sha256="281cebca8662831adb987a874bdcb36e73f5b1c6dc5ee5878f305e985625d99b",
             ),
             members=("20180402-114759-vggface2.pt",),
             licence="MIT (network); trained on VGGFace2, whose images were released for research",

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import io
@@ -32,6 +33,8 @@ _OUR_FILES = re.compile(
     r"|(photo|render)_\d\d\.png|overlay_\d\d\.jpg"
 )
 _LEFTOVER_AGE_S = 3600.0
+_RIVALS = 100
+"""So often is a rename tried again when other processes write the same folder."""
 _DISK_FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC), errno.EFBIG)
 
 # head.npz: name -> (kind of dtype, shape); letters stand for sizes that have to agree: V vertices, Q quads, ...
@@ -121,11 +124,14 @@ def check_output(out: str | Path) -> Path:
     try:
         folder = Path(out).expanduser().resolve()
         _clear_leftovers(folder)
-        if folder.exists():
-            if not folder.is_dir():
-                raise GanfitError("output_not_writable", f"The output {folder} is a file, not a folder.")
-            if any(folder.iterdir()) and not (folder / RESULT).is_file():
-                raise GanfitError("output_not_a_bundle", f"The folder {folder} holds other files than a result.")
+        try:
+            held = {item.name for item in folder.iterdir()}
+        except FileNotFoundError:  # not yet, or another process is replacing it
+            held = set()
+        except NotADirectoryError:
+            raise GanfitError("output_not_writable", f"The output {folder} is a file, not a folder.") from None
+        if held and RESULT not in held:
+            raise GanfitError("output_not_a_bundle", f"The folder {folder} holds other files than a result.")
         parent = next(parent for parent in folder.parents if parent.exists())
         probe = parent / f".ganfit-{uuid.uuid4().hex[:8]}"
         probe.mkdir()
@@ -176,10 +182,29 @@ def read_bundle(path: str | Path) -> Bundle:
     Raises GanfitError: bundle_missing, bundle_version, bundle_damaged.
     """
     folder = Path(path)
+    while True:
+        try:
+            which = (folder / RESULT).stat()
+            document = (folder / RESULT).read_bytes()
+        except (OSError, ValueError):
+            raise GanfitError("bundle_missing", f"There is no result in {folder}.") from None
+        try:
+            return _check_bundle(folder, document)
+        except GanfitError:
+            if _is_still(folder / RESULT, which):  # otherwise the bundle was replaced while it was being read
+                raise
+
+
+def _is_still(path: Path, which: os.stat_result) -> bool:
     try:
-        document = (folder / RESULT).read_bytes()
-    except (OSError, ValueError):
-        raise GanfitError("bundle_missing", f"There is no result in {folder}.") from None
+        now = path.stat()
+    except OSError:
+        return False
+    return (now.st_dev, now.st_ino, now.st_mtime_ns) == (which.st_dev, which.st_ino, which.st_mtime_ns)
+
+
+def _check_bundle(folder: Path, document: bytes) -> Bundle:
+    """The bundle of a `result.json` once every file is what it says."""
     try:
         result = json.loads(document)
     except (ValueError, RecursionError) as error:
@@ -216,17 +241,32 @@ def output_error(error: BaseException, out: Path) -> GanfitError:
 
 def _swap_in(partial: Path, folder: Path) -> None:
     """Renames a whole new bundle to its place; an old one is moved aside first and put back if that fails."""
-    if not folder.exists():
-        os.rename(partial, folder)
+    for _ in range(_RIVALS):
+        aside = _move_aside(folder)
+        try:
+            os.rename(partial, folder)
+        except OSError as error:
+            if error.errno in (errno.ENOTEMPTY, errno.EEXIST):  # another process was there first: its bundle is older
+                if aside:
+                    shutil.rmtree(aside, ignore_errors=True)
+                continue
+            if aside:
+                os.rename(aside, folder)
+            raise
+        if aside:
+            _retire(aside, folder)
         return
+    raise OSError(errno.EBUSY, "other programs keep writing it")
+
+
+def _move_aside(folder: Path) -> Path | None:
+    """Where the bundle at `folder` was moved to, None when there is none (any more)."""
     aside = folder.with_name(f".{folder.name}.old-{uuid.uuid4().hex[:8]}")
-    os.rename(folder, aside)
     try:
-        os.rename(partial, folder)
-    except BaseException:
-        os.rename(aside, folder)
-        raise
-    _retire(aside, folder)
+        os.rename(folder, aside)
+    except FileNotFoundError:
+        return None
+    return aside
 
 
 def _retire(aside: Path, folder: Path) -> None:
@@ -243,12 +283,13 @@ def _clear_leftovers(folder: Path) -> None:
     if not folder.parent.is_dir():
         return
     for item in folder.parent.iterdir():
-        if not item.name.startswith(prefix) or time.time() - item.stat().st_mtime < _LEFTOVER_AGE_S:
-            continue
-        if re.fullmatch(r"old-[0-9a-f]{8}", item.name[len(prefix) :]):
-            _retire(item, folder) if folder.exists() else os.rename(item, folder)
-        elif re.fullmatch(r"new-[0-9a-f]{8}", item.name[len(prefix) :]):
-            shutil.rmtree(item, ignore_errors=True)
+        with contextlib.suppress(FileNotFoundError):  # another process was quicker
+            if not item.name.startswith(prefix) or time.time() - item.stat().st_mtime < _LEFTOVER_AGE_S:
+                continue
+            if re.fullmatch(r"old-[0-9a-f]{8}", item.name[len(prefix) :]):
+                _retire(item, folder) if folder.exists() else os.rename(item, folder)
+            elif re.fullmatch(r"new-[0-9a-f]{8}", item.name[len(prefix) :]):
+                shutil.rmtree(item, ignore_errors=True)
 
 
 def _damaged(path: Path | None, what: str) -> GanfitError:
