@@ -91,6 +91,7 @@ class Worker:
             protocol.LANDMARKS_DETECT: self._landmarks_detect,
             protocol.ASSETS_LIST: self._assets_list,
             protocol.ASSETS_INSTALL: self._assets_install,
+            protocol.BODY_EXPORT: self._body_export,
             protocol.SHUTDOWN: self._shutdown,
         }
 
@@ -354,9 +355,36 @@ class Worker:
 
         self._start(answer, run)
 
+    def _body_export(self, params: dict[str, Any], answer: _Answer) -> None:
+        out = _absolute(params, "out")
+
+        def run() -> None:
+            try:
+                answer({"body": str(write_body(Path(out)))})
+            except BaseException as error:
+                _refuse_with(answer.refuse, error)
+
+        self._queue.put(run)
+
     def _shutdown(self, params: dict[str, Any], answer: _Answer) -> None:
         self._ending = True
         answer({})
+
+
+def write_body(path: Path) -> Path:
+    """Writes MakeHuman's base mesh, whole or not at all. Raises GanfitError: asset_missing, output_not_writable."""
+    from .body import body_npz
+    from .bundle import output_error
+
+    data = body_npz()
+    partial = path.with_name(f".{path.name}.part-{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_bytes(data)
+        os.replace(partial, path)
+    except OSError as error:
+        raise output_error(error, path) from error
+    return path
 
 
 def find_faces(path: str, network: str, models: Any) -> dict[str, Any]:

@@ -21,6 +21,7 @@ CANCEL = "cancel"  # {job_id} -> {job_id, state}; may be called any number of ti
 LANDMARKS_DETECT = "landmarks.detect"  # {photo: path, landmarks?: name} -> {size, faces: [{score, box, points}]}
 ASSETS_LIST = "assets.list"  # {} -> {assets: [{}]}
 ASSETS_INSTALL = "assets.install"  # {names: [str], from?: path} -> {job_id}
+BODY_EXPORT = "body.export"  # {out: absolute npz path} -> {body: path}; MakeHuman's whole base mesh
 SHUTDOWN = "shutdown"  # {} -> {}; then the worker ends
 METHODS = (
     HELLO,
@@ -31,6 +32,7 @@ METHODS = (
     LANDMARKS_DETECT,
     ASSETS_LIST,
     ASSETS_INSTALL,
+    BODY_EXPORT,
     SHUTDOWN,
 )
 

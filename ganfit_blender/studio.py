@@ -38,8 +38,12 @@ def is_on(scene: bpy.types.Scene) -> bool:
     return STUDIO in scene or find(scene) is not None
 
 
-def add(context: bpy.types.Context, head: bpy.types.Object) -> bpy.types.Collection:
-    """Builds the studio around a head, and lights and frames the scene with it alone; `remove` takes it back."""
+def add(context: bpy.types.Context, head: bpy.types.Object, floor: float | None = None) -> bpy.types.Collection:
+    """Builds the studio around a head, and lights and frames the scene with it alone; `remove` takes it back.
+
+    Args:
+        floor: height of the feet in the world where there is a body to stand on it.
+    """
     scene = context.scene
     importer.release_photo(context)
     remove(context)
@@ -51,7 +55,7 @@ def add(context: bpy.types.Context, head: bpy.types.Object) -> bpy.types.Collect
     for name, (side, up, distance, size, power) in LAMPS.items():
         place = centre + height * distance * _direction(side, up)
         _lamp(collection, name, place, centre, height * size, power * (height / REFERENCE_HEIGHT_M) ** 2)
-    _backdrop(collection, centre, height)
+    _backdrop(collection, centre, height, -1.6 * height if floor is None else floor - centre.z)
     _take_over(context, collection, camera)
     return collection
 
@@ -121,10 +125,10 @@ def _lamp(collection: bpy.types.Collection, name: str, place: Vector, target: Ve
     collection.objects.link(thing)
 
 
-def _backdrop(collection: bpy.types.Collection, centre: Vector, height: float) -> None:
-    """A sheet that comes from the floor up behind the head, in grey."""
+def _backdrop(collection: bpy.types.Collection, centre: Vector, height: float, floor: float) -> None:
+    """A sheet that comes from the floor, so far from the head's middle, up behind the head, in grey."""
     turn = np.linspace(0, np.pi / 2, 12)
-    radius, half, back, floor = 3 * height, 8 * height, 5 * height, -1.6 * height
+    radius, half, back = 3 * height, 8 * height, 5 * height
     bend = np.stack([back - radius + radius * np.sin(turn), floor + radius - radius * np.cos(turn)], 1)
     profile = np.concatenate([[[-4 * height, floor]], bend, [[back, 8 * height]]])
     points = np.array([[x, y, z] for y, z in profile for x in (-half, half)], np.float32)

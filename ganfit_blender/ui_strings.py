@@ -92,6 +92,22 @@ TEXTS: dict[str, Text] = {
         "Add an empty that both eyes look at, with the lids following. The eyeLook expressions stay free on top of it. "
         "Press again to remove it",
     ),
+    "add_body": Text(
+        "Add Body",
+        "Put the head on MakeHuman's whole body. It has MakeHuman's vertices in MakeHuman's order, so that rigs, "
+        "clothes and hair of the add-on MPFB fit",
+    ),
+    "gender": Text("Body", "0 is the average female, 1 the average male body. The head stays as it is"),
+    "body_units": Text("Units", "What one unit of the scene is"),
+    "body_units.METERS": Text("Meters", "MPFB's usual choice"),
+    "body_units.DECIMETERS": Text("Decimeters", "MakeHuman's own: ten times larger"),
+    "feet_on_ground": Text(
+        "Feet on Ground", "Raise the body until it stands at height 0. The photo's camera then no longer fits"
+    ),
+    "remove_body": Text("Remove Body", "Take the body away and show the head's own skin again"),
+    "attach_to_rig": Text(
+        "Attach to Rig", "Hang eyes, teeth, tongue and lashes on the head bone of the rig that MPFB has given the body"
+    ),
     "export": Text(
         "Export",
         "Write head, eyes, teeth, tongue and lashes with their textures, and ARKit's expressions as morph targets "
@@ -214,6 +230,10 @@ MESSAGES: dict[str, str] = {
     "sculpting": "{name} is ready to be sculpted; the head is hidden.",
     "sculpt_transferred": "The sculpt is in all expressions; it moves the head by up to {millimetres:.1f} mm.",
     "captured": "The capture lies on frames {first} to {last}.",
+    "has_body": "This head has a body already.",
+    "no_body": "Press Add Body first.",
+    "body_added": "{name} is in the scene; the head's own skin is hidden and drives its expressions.",
+    "attached": "Eyes and teeth hang on the bone {bone}.",
     "follow": "Follow",
     "exported": "Written: {path}",
     "may_sell": "May I sell this?",

@@ -98,8 +98,8 @@ def mask_picture(bundle: ResultBundle, part: Part, scalp: np.ndarray) -> np.ndar
     order = [[0, 1, 2], [0, 2, 3]]
     triangles, values = uv[:, order].reshape(-1, 3, 2), soft[part.corners][:, order].reshape(-1, 3, 1)
     picture = textures.spread(*textures.draw_in_uv(triangles, values, SIZE), 4)
-    uneven = 0.16 * textures.cloud(SIZE, 60, 5) + 0.10 * textures.cloud(SIZE, 160, 6)
-    shade = np.clip((picture + uneven[..., None] * (picture > 0.02) - 0.25) / 0.35, 0, 1)
+    uneven = 0.10 * textures.cloud(SIZE, 110, 5) + 0.08 * textures.cloud(SIZE, 256, 6)
+    shade = np.clip((picture + uneven[..., None] * (picture > 0.02) - 0.12) / 0.4, 0, 1)
     return shade * shade * (3 - 2 * shade)
 
 
@@ -114,4 +114,4 @@ def hair_color(bundle: ResultBundle, part: Part, albedo: bpy.types.Image) -> lis
     x, y = (np.clip((uv * albedo.size).astype(int), 0, np.array(albedo.size) - 1)).T
     linear = srgb_to_linear(pixels[y, x, :3])
     dark = np.argsort(linear.sum(1))[: max(1, int(BROW_SHARE * len(linear)))]
-    return (0.25 * linear[dark].mean(0)).tolist()
+    return (0.15 * linear[dark].mean(0)).tolist()

@@ -2,8 +2,9 @@
 """The operator that builds the neutral studio and takes it back."""
 
 import bpy
+from mathutils import Vector
 
-from .. import studio
+from .. import body, studio
 from ..importer import scene as importer
 from ..ui_strings import MESSAGES, label, tip
 from ..viewport import look_through_camera
@@ -30,7 +31,12 @@ class GANFIT_OT_studio(Reporting, bpy.types.Operator):
             studio.remove(context)
             look_through_camera(context, False)
             return {"FINISHED"}
-        studio.add(context, importer.active_head(context))
+        figure = body.find(importer.active_person(context))
+        floor = None
+        if figure is not None:
+            context.view_layer.update()
+            floor = min((figure.matrix_world @ Vector(corner)).z for corner in figure.bound_box)
+        studio.add(context, importer.active_head(context), floor)
         look_through_camera(context, True)
         return {"FINISHED"}
 

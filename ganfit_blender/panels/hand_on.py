@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import bpy
 
-from .. import eye_target, licence, session
+from .. import body, eye_target, licence, session
 from ..importer import scene as importer
 from ..ui_strings import MESSAGES, label
 from .draw import SubPanel, draw_text
@@ -18,12 +18,16 @@ class GANFIT_PT_rig(SubPanel, bpy.types.Panel):
     bl_label = label("panel.rig")
 
     def draw(self, context: bpy.types.Context) -> None:
-        """The eyes' target."""
+        """The eyes' target, the body."""
         layout, person = self.layout, importer.active_person(context)
         target = eye_target.find(person) if person is not None else None
         layout.operator("ganfit.eye_target", icon="HIDE_OFF", depress=target is not None)
         if target is not None:
             layout.prop(target, f'["{eye_target.FOLLOW}"]', text=MESSAGES["follow"], slider=True)
+        layout.operator("ganfit.add_body", icon="OUTLINER_OB_ARMATURE")
+        if person is not None and body.find(person) is not None:
+            layout.operator("ganfit.attach_to_rig", icon="BONE_DATA")
+            layout.operator("ganfit.remove_body", icon="TRASH")
 
 
 class GANFIT_PT_export(SubPanel, bpy.types.Panel):

@@ -137,6 +137,9 @@ def serve() -> None:
         elif method == "assets.list":
             asset = {"name": "makehuman", "purpose": "head", "licence": "CC0-1.0", "sellable": True, "installed": "x"}
             send({"id": number, "result": {"assets": [asset]}})
+        elif method == "body.export":
+            shutil.copy(os.environ["FAKE_BODY"], params["out"])
+            send({"id": number, "result": {"body": params["out"]}})
         elif method == "shutdown":
             send({"id": number, "result": {}})
             break
