@@ -94,3 +94,9 @@ def test_disabling_leaves_nothing_and_enabling_again_works(report):
     assert report["left"] == [] and report["enabled"]
     with pytest.raises(ProcessLookupError):
         os.kill(report["pid"], 0)
+
+
+def test_the_manual_ships_and_opens_at_the_error(report, repo_root):
+    assert report["manual"]["result"] == ["FINISHED"] and report["manual at"] == "### `no_face`"
+    assert sorted(report["manual pages"]) == sorted(path.stem for path in repo_root.glob("ganfit_blender/manual/*.md"))
+    assert "operator ganfit.manual" in report["draw fresh"] and "operator ganfit.manual" in report["draw error"]

@@ -7,7 +7,7 @@ import textwrap
 
 import bpy
 
-from .. import preferences, preview, session, setup_env
+from .. import manual, preferences, preview, session, setup_env
 from ..errors import AddonError
 from ..job import CANCELLING, JobStatus
 from ..ui_strings import MESSAGES, label, stage, time_left
@@ -48,6 +48,8 @@ def draw_error(layout: bpy.types.UILayout, context: bpy.types.Context, error: Ad
     column = row.column()
     column.alert = True
     draw_text(column, context, error.message, "ERROR")
+    help_button = row.operator("ganfit.manual", text="", icon="QUESTION", emboss=False)
+    help_button.page, help_button.code = manual.TROUBLESHOOTING, error.code
     row.operator("ganfit.dismiss", text="", icon="X", emboss=False)
     if error.hint:
         draw_text(box, context, error.hint, "INFO")

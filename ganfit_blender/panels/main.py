@@ -19,6 +19,10 @@ class GANFIT_PT_main(bpy.types.Panel):
     bl_space_type = "VIEW_3D"
     bl_region_type = "UI"
 
+    def draw_header_preset(self, context: bpy.types.Context) -> None:
+        """The way to the manual, at the right of the panel's title."""
+        self.layout.operator("ganfit.manual", text="", icon="HELP", emboss=False)
+
     def draw(self, context: bpy.types.Context) -> None:
         """Photos, settings, the big button; while a job runs, its progress."""
         layout, state = self.layout, session.current()

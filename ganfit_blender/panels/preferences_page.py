@@ -27,6 +27,7 @@ def draw_preferences(prefs: bpy.types.AddonPreferences, layout: bpy.types.UILayo
         row.operator("ganfit.setup", icon="IMPORT")
         row.operator("ganfit.check", icon="INFO")
         row.operator("ganfit.open_log", icon="TEXT")
+        row.operator_menu_enum("ganfit.manual", "page", icon="HELP")
     if state.error is not None:
         draw_error(layout, context, state.error)
     draw_licences(layout, context)

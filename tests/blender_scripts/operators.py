@@ -59,6 +59,12 @@ class Layout:
         self.drawn.append(f"operator {name}")
         return self
 
+    def operator_menu_enum(self, name: str, prop: str, **options: object) -> Layout:
+        """A menu of an operator's choices."""
+        module, _, function = name.partition(".")
+        assert getattr(getattr(bpy.ops, module), function).get_rna_type().properties[prop].enum_items, name
+        return self.operator(name)
+
     def label(self, text: str = "", **options: object) -> None:
         """A text."""
         self.drawn.append(f"label {text}")
@@ -83,6 +89,8 @@ def draw(name: str) -> None:
             continue
         stand_in = type("Panel", (), {"layout": Layout(drawn)})()
         panel.draw(stand_in, bpy.context)
+        if "draw_header_preset" in vars(panel):
+            panel.draw_header_preset(stand_in, bpy.context)
     panels.draw_preferences(preferences(), Layout(drawn))
     report[f"draw {name}"] = drawn
 
@@ -132,6 +140,11 @@ def main(job: dict) -> None:
     (damaged / "result.json").write_text('{"version": 1}')
     attempt("damaged", bpy.ops.ganfit.import_result, directory=str(damaged))
     attempt("open log", bpy.ops.ganfit.open_log)
+    attempt("manual", bpy.ops.ganfit.manual, page="troubleshooting", code="no_face")
+    text = bpy.data.texts["troubleshooting.md"]
+    report["manual at"] = text.lines[text.current_line_index].body
+    pages = bpy.ops.ganfit.manual.get_rna_type().properties["page"].enum_items.keys()
+    report["manual pages"] = [page for page in pages if bpy.ops.ganfit.manual(page=page) == {"FINISHED"}]
     scene.ganfit.photos[0].path = "/no/such/photo.jpg"
     attempt("deleted photo", bpy.ops.ganfit.reconstruct)
     attempt("remove", bpy.ops.ganfit.photo_remove, index=0)
