@@ -119,9 +119,10 @@ def sculpted_cage(context: bpy.types.Context, copy: bpy.types.Object, count: int
 
 
 def offsets(context: bpy.types.Context, collection: bpy.types.Collection, bundle: ResultBundle) -> np.ndarray:
-    """(V0, 3) metres, GLB axes, the bundle's vertices: how far the neutral cage lies from the bundle's.
+    """(V0, 3) metres, GLB axes, the bundle's vertices: how far the neutral cage lies from the bundle's `verts`.
 
-    A sculpt that is not transferred yet is included. Raises AddonError: `topology`.
+    It replaces the bundle's own `offsets`; a sculpt that is not transferred yet is included.
+    Raises AddonError: `topology`.
     """
     moved = np.zeros((len(bundle.head["verts"]), 3), np.float32)
     things, copy = importer.parts_of(collection), find(collection)
@@ -137,8 +138,7 @@ def offsets(context: bpy.types.Context, collection: bpy.types.Collection, bundle
             skin = shapes.neutral_points(things[SKIN])
             carved = sculpted_cage(context, copy, len(skin)) - skin
             points = points + (carved if part.name == SKIN else _with_skin(thing, skin, carved))
-        place = bundle.head["verts"][part.vertices] + bundle.head["offsets"][part.vertices]
-        moved[part.vertices] = from_blender(points + part.origin) - place
+        moved[part.vertices] = from_blender(points + part.origin) - bundle.head["verts"][part.vertices]
     return moved
 
 

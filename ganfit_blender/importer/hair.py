@@ -17,7 +17,7 @@ MASK = "Hair Mask"
 PHOTO_OFF = "ganfit_photo_off"  # on nodes: numbers of the inputs that are 0 in Match Photo, whose light is diffuse
 SIZE = 512
 SOFTENED = 12  # steps of averaging over neighbours: about 2 cm of fading at the hairline
-STRENGTH = 0.85
+STRENGTH = 0.92
 HAIRS_MM, UV_LENGTH_MM = 0.7, 330.0
 BROW_SHARE = 0.2  # the darkest fifth of the brows is hair
 
@@ -114,4 +114,4 @@ def hair_color(bundle: ResultBundle, part: Part, albedo: bpy.types.Image) -> lis
     x, y = (np.clip((uv * albedo.size).astype(int), 0, np.array(albedo.size) - 1)).T
     linear = srgb_to_linear(pixels[y, x, :3])
     dark = np.argsort(linear.sum(1))[: max(1, int(BROW_SHARE * len(linear)))]
-    return (0.15 * linear[dark].mean(0)).tolist()
+    return (0.12 * linear[dark].mean(0)).tolist()

@@ -19,8 +19,6 @@ from .base import JobOperator, PersonOperator
 from .reconstruct import new_folder
 from .result import import_folder
 
-REFIT_OPTIONS = ("preset", "device", "basis", "identity", "landmarks", "seed")
-
 
 class GANFIT_OT_sculpt_prepare(PersonOperator, bpy.types.Operator):
     bl_idname = "ganfit.sculpt_prepare"
@@ -105,10 +103,8 @@ class GANFIT_OT_sculpt_refit(JobOperator, bpy.types.Operator):
         self._old = collection.name
         self._file = preferences.user_folder(create=True) / "sculpt" / f"{uuid.uuid4().hex[:12]}.npz"
         sculpt.write_offsets(self._file, sculpt.offsets(context, collection, read_bundle(source)))
-        asked = importer.result_of(head).get("options", {})
-        options = {name: asked[name] for name in REFIT_OPTIONS if asked.get(name) is not None}
         out = Path(bpy.path.abspath(self.output)).absolute() if self.output else new_folder(source.parent, source.name)
-        params = {"bundle": str(source), "out": str(out), "sculpt": str(self._file), "options": options}
+        params = {"bundle": str(source), "out": str(out), "sculpt": str(self._file)}
         return WorkerJob(worker, protocol.REFIT, params), worker.log_path
 
     def conclude(self, context: bpy.types.Context, result: dict[str, Any]) -> str:

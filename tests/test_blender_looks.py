@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Materials in real Blender: scatter in millimetres, the photo's plain look and back, eyes, maps, paint slot, studio."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from PIL import Image
+from test_blender_import import run_blender
+
+from backend import assets
+from backend.errors import GanfitError
+from ganfit_blender.importer.axes import linear_to_srgb, srgb_to_linear
+
+
+class Looks(NamedTuple):
+    """What the script wrote down, and what went in."""
+
+    report: dict
+    arrays: dict[str, np.ndarray]
+    palette: dict[str, list[float]]
+    head: dict[str, np.ndarray]
+    out: Path
+
+
+@pytest.fixture(scope="module")
+def looks(bpy_python, extension_zip, tmp_path_factory) -> Looks:
+    try:
+        assets.require("makehuman")
+    except GanfitError as error:
+        pytest.skip(f"the head model's files are not installed ({error.hint})")
+    import real_bundle
+
+    folder = tmp_path_factory.mktemp("looks")
+    real_bundle.make(folder / "fay")
+    shutil.copytree(folder / "fay", folder / "gus")
+    for name in ("normal", "roughness"):
+        Image.new("RGB", (64, 64), (128, 128, 255)).save(folder / "gus" / f"{name}.png")
+    job = {"zip": str(extension_zip), "bundle": str(folder / "fay"), "mapped": str(folder / "gus"), "out": str(folder)}
+    run_blender(bpy_python, "looks.py", job, folder / "profile")
+    palette = json.loads((folder / "fay" / "result.json").read_text("utf-8"))["palette"]
+    report = json.loads((folder / "looks.json").read_text("utf-8"))
+    return Looks(report, dict(np.load(folder / "looks.npz")), palette, dict(np.load(folder / "fay" / "head.npz")), folder)
+
+
+def test_encoding_goes_both_ways():
+    values = np.linspace(0, 1, 257)
+    np.testing.assert_allclose(linear_to_srgb(srgb_to_linear(values)), values, atol=1e-6)
+
+
+def test_match_photo_takes_highlights_pores_and_hair_off_and_gives_them_back(looks):
+    assert all(value > 0 for value in looks.report["own"].values())
+    assert not any(looks.report["matched"].values())
+    assert looks.report["back"] == {**looks.report["own"], "coat": pytest.approx(0.8)}
+
+
+def test_scatter_is_millimetres_of_the_head_at_any_scale(looks):
+    """Jensen et al. 2001: 3.67 mm for red; ten times as many units on a head of ten times the size."""
+    assert looks.report["scatter"] == pytest.approx([0.00367, 0.0367])
+
+
+def test_albedo_is_packed_and_takes_paint(looks):
+    assert looks.report["skin"]["MIX.A"] == [512, 512, False, True]
+    assert looks.report["paint"].endswith("albedo")
+
+
+def test_maps_of_a_refinement_are_used(looks):
+    plain, mapped = looks.report["skin"], looks.report["mapped"]
+    assert "NORMAL_MAP.Color" not in plain and "BSDF_PRINCIPLED.Roughness" not in plain
+    assert mapped["NORMAL_MAP.Color"] == [64, 64, True, True]
+    assert mapped["BSDF_PRINCIPLED.Roughness"] == [64, 64, True, True]
+
+
+def test_lips_are_smoother_and_shinier_than_the_skin(looks):
+    lips = looks.arrays["region_lips"] > 0.9
+    rest = (looks.arrays["region_lips"] == 0) & (looks.head["region_masks"][0][np.unique(
+        looks.head["quads"][looks.head["part"] == 0])] > 0.9)
+    assert looks.arrays["ganfit_roughness"][lips].mean() < looks.arrays["ganfit_roughness"][rest].mean() - 0.05
+    assert looks.arrays["ganfit_specular"][lips].mean() > looks.arrays["ganfit_specular"][rest].mean() + 0.05
+
+
+def test_the_iris_has_the_photo_s_colour_on_the_mean_and_the_pupil_is_dark(looks):
+    eye = srgb_to_linear(looks.arrays["eye"])
+    size = len(eye)
+    axis = (np.arange(size) + 0.5) / size - 0.5
+    radius = np.hypot(*np.meshgrid(axis, axis))
+    ring = (radius > 0.019) & (radius < 0.044)
+    wanted = srgb_to_linear(np.array(looks.palette["iris"]))
+    np.testing.assert_allclose(eye[ring].mean(0), wanted, rtol=0.06)
+    assert eye[ring].std(0).min() > 0.05 * wanted.min()  # fibres, not a flat disc
+    assert eye[radius < 0.014].max() < 0.02
+    white = eye[(radius > 0.066) & (radius < 0.085)].mean(0)
+    assert white.min() > 0.3 and np.ptp(white) / white.max() < 0.1
+    assert looks.report["eye"]["BSDF_PRINCIPLED.Base Color"][3] and looks.report["shared"]
+
+
+def test_studio_shows_a_lit_head_before_grey(looks):
+    """The corner is neutral and darker than the face; the face is neither black nor burnt out."""
+    picture = np.asarray(Image.open(looks.out / "studio.png").convert("RGB")) / 255
+    corner, face = picture[5:25, 5:25].mean((0, 1)), picture[60:95, 45:75].mean((0, 1))
+    assert np.ptp(corner) < 0.04 and 0.1 < corner.mean() < 0.6
+    assert 0.3 < face.mean() < 0.85 and face[0] > face[2]
