@@ -52,6 +52,7 @@ CODES: dict[str, str] = {
     "protocol_version": "Update the backend and the add-on to the same version.",
     "bad_request": "This is an error of the program that talks to the worker.",
     "unknown_job": "The job is not known to this worker.",
+    "package_missing": "Press Set Up in Blender, or install backend/requirements.txt into this Python.",
     "internal": "This is an error of the software: please report it with the log.",
 }
 
@@ -85,6 +86,8 @@ def as_ganfit_error(error: BaseException) -> GanfitError:
         return error
     if isinstance(error, KeyboardInterrupt):
         return GanfitError("cancelled", "Stopped.")
+    if isinstance(error, ModuleNotFoundError):
+        return GanfitError("package_missing", f"The Python package {error.name} is not installed.")
     if _is_out_of_memory(error):
         return GanfitError("out_of_memory", "There is not enough memory for this photo and preset.")
     return GanfitError("internal", f"Unexpected {type(error).__name__}: {error}")

@@ -90,8 +90,16 @@ def test_photos_are_added_and_removed(report):
     assert [Path(path).name for path in report["photos"]] == ["photo_00.png"]
 
 
+def test_a_reload_of_scripts_leaves_the_add_on_working(report):
+    assert report["reloaded"] and report["after reload"]["result"] == ["FINISHED"]
+
+
+def test_nothing_is_written_outside_the_extension_s_folders(report):
+    assert report["written"] == []
+
+
 def test_disabling_leaves_nothing_and_enabling_again_works(report):
-    assert report["left"] == [] and report["enabled"]
+    assert report["left"] == [{}, {}] and report["enabled"]
     with pytest.raises(ProcessLookupError):
         os.kill(report["pid"], 0)
 

@@ -49,6 +49,7 @@ def test_what_a_person_gets() -> None:
         (RuntimeError("shapes do not match"), "internal"),
         (ZeroDivisionError("division by zero"), "internal"),
         (KeyboardInterrupt(), "cancelled"),
+        (ModuleNotFoundError("No module named 'torch'", name="torch"), "package_missing"),
         (GanfitError("no_face", "x"), "no_face"),
     ],
 )

@@ -95,6 +95,31 @@ def draw(name: str) -> None:
     report[f"draw {name}"] = drawn
 
 
+def traces() -> dict[str, list[str]]:
+    """What an add-on could leave behind in Blender: types, properties of types that carry some, handlers, menus."""
+    carriers = (bpy.types.Scene, bpy.types.Object, bpy.types.Collection, bpy.types.WindowManager, bpy.types.Image,
+                bpy.types.Material, bpy.types.Mesh, bpy.types.Action)
+    found = {"types": [name for name in dir(bpy.types)]}
+    found |= {carrier.__name__: dir(carrier) for carrier in carriers}
+    for name in dir(bpy.app.handlers):
+        if isinstance(getattr(bpy.app.handlers, name), list):
+            found[f"handlers.{name}"] = [repr(h) for h in getattr(bpy.app.handlers, name)]
+    for menu in [name for name in dir(bpy.types) if "_MT_" in name or "_HT_" in name]:
+        draw_functions = getattr(getattr(bpy.types, menu).draw, "_draw_funcs", None)
+        if draw_functions:
+            found[f"menu {menu}"] = [f.__module__ for f in draw_functions]
+    keymaps = bpy.context.window_manager.keyconfigs.addon
+    found["keymaps"] = [f"{m.name} {len(m.keymap_items)}" for m in keymaps.keymaps] if keymaps else []
+    return found
+
+
+def written(profile: Path) -> list[str]:
+    """Files of the profile that lie neither in the extension's own folders nor are Blender's caches of modules."""
+    own = ("extensions/.user/user_default/ganfit/", "extensions/user_default/ganfit/")
+    names = [path.relative_to(profile).as_posix() for path in profile.rglob("*") if path.is_file()]
+    return sorted(name for name in names if not name.startswith(own) and "__pycache__" not in name)
+
+
 def behave(mode: str, **variables: str) -> None:
     """Tells the next worker how to behave."""
     os.environ.update({"FAKE_WORKER": mode, **variables})
@@ -104,8 +129,11 @@ def main(job: dict) -> None:
     """All circumstances, one after the other."""
     out = Path(job["out"])
     os.environ["FAKE_BUNDLE"] = job["bundle"]
+    profile = Path(os.environ["BLENDER_USER_RESOURCES"])
+    clean = traces()
     with quiet_stdout():
         install(job["zip"])
+    files = written(profile)
     scene = empty_scene()
     draw("fresh")
     scene.ganfit.photos.add().path = job["photo"]
@@ -155,10 +183,22 @@ def main(job: dict) -> None:
     report["pid"] = worker_pid()
     for _ in range(2):  # twice: enabling again must find nothing of the first time
         bpy.ops.preferences.addon_disable(module=EXTENSION)
-        leftover = [name for name in dir(bpy.types) if "ganfit" in name.lower()]
-        report["left"] = [*leftover, *(["scene.ganfit"] if hasattr(bpy.types.Scene, "ganfit") else [])]
+        now = traces()
+        report.setdefault("left", []).append({kind: sorted(set(now[kind]) - set(clean.get(kind, ()))) for kind in now
+                                              if set(now[kind]) - set(clean.get(kind, ()))})
         bpy.ops.preferences.addon_enable(module=EXTENSION)
         report["enabled"] = hasattr(bpy.context.scene, "ganfit")
+    bpy.ops.preferences.addon_disable(module=EXTENSION)
+    for name in [name for name in sys.modules if name.startswith(EXTENSION)]:  # what Reload Scripts does to an add-on
+        del sys.modules[name]
+    bpy.ops.preferences.addon_enable(module=EXTENSION)
+    report["reloaded"] = hasattr(bpy.context.scene, "ganfit")
+    behave("ok")
+    preferences().python_path = job["python"]
+    bpy.context.scene.ganfit.photos.clear()
+    bpy.context.scene.ganfit.photos.add().path = job["photo"]
+    attempt("after reload", bpy.ops.ganfit.reconstruct, output=str(out / "reloaded"))
+    report["written"] = sorted(set(written(profile)) - set(files))
     answer(out / "report.json", **report)
 
 
