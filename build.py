@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Set up, run, test, package and measure the project: `python3 build.py run | test | package | bench`."""
+"""Set up, run, test, package and measure the project: `python3 build.py run | test | package | bench | gui-test`."""
 
 from __future__ import annotations
 
@@ -613,6 +613,22 @@ def _add_bench_options(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--out", default="", help="default: out/bench/ beside build.py")
 
 
+def gui_test(options: argparse.Namespace, settings: Settings) -> None:
+    """A real Blender with a window, used by mouse from Set Up to the head; pictures in out/gui (Linux, as root)."""
+    backend = backend_environment(settings)
+    install_assets(backend, settings)
+    job = {
+        "zip": str(build_zip(blender_environment(settings).python, ROOT / "dist")),
+        "photo": str(sample_photo(backend, settings)),
+        "python": str(backend.python),
+        "suite": options.suite,
+        "roots": str(ENV.resolve() / "gui"),
+        "out": str(options.out.resolve() / options.suite),
+    }
+    script = ROOT / "tests" / "gui" / "run.py"
+    attached("GUI test", [sys.executable, script, json.dumps(job)], settings.environment())
+
+
 def package(options: argparse.Namespace, settings: Settings) -> None:
     """The extension's zip in dist/, ready for Blender's Install from Disk."""
     zip_file = build_zip(blender_environment(settings).python, options.out.resolve())
@@ -621,7 +637,7 @@ def package(options: argparse.Namespace, settings: Settings) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="build.py", description=__doc__)
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="run | test | package | bench")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="run | test | package | bench | gui-test")
     verb = verbs.add_parser("run", help=run.__doc__, description=run.__doc__, allow_abbrev=False)
     verb.add_argument("photos", nargs="*", type=Path, metavar="PHOTO", help="default: a NASA portrait")
     verb.add_argument("--same-person", action="store_true", help="all photos show one person: one head from all")
@@ -638,6 +654,10 @@ def _parser() -> argparse.ArgumentParser:
     verb = verbs.add_parser("bench", help=bench.__doc__, description=bench.__doc__, allow_abbrev=False)
     _add_bench_options(verb)
     verb.set_defaults(do=bench)
+    verb = verbs.add_parser("gui-test", help=gui_test.__doc__, description=gui_test.__doc__, allow_abbrev=False)
+    verb.add_argument("--suite", default="trixie", choices=["trixie", "sid"], help="Debian's Blender: 4.3 or 5.x")
+    verb.add_argument("--out", type=Path, default=ROOT / "out" / "gui", help="default: out/gui/ beside build.py")
+    verb.set_defaults(do=gui_test)
     for verb in verbs.choices.values():
         Settings.add_options(verb)
     return parser

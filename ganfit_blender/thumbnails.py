@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import bpy
@@ -14,11 +15,11 @@ _pictures: Any = None
 def icon(path: str) -> int:
     """Icon id of a picture file, 0 where there is none."""
     global _pictures
-    if not path:
+    key = bpy.path.abspath(path)
+    if not os.path.isfile(key):
         return 0
     if _pictures is None:
         _pictures = bpy.utils.previews.new()
-    key = bpy.path.abspath(path)
     return (_pictures[key] if key in _pictures else _pictures.load(key, key, "IMAGE")).icon_id
 
 

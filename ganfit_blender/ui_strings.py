@@ -208,6 +208,7 @@ STAGES: dict[str, str] = {
 MESSAGES: dict[str, str] = {
     "not_set_up": "The backend is not set up yet.",
     "setup_size": "{size}, in {place}",
+    "setup_licences": "Networks and head data: CC0, Apache-2.0. Packages: BSD, MIT, Apache-2.0. Results may be sold.",
     "offline": "Blender's online access is off: allow it in Preferences > System, or choose a wheel folder.",
     "cancelling": "Cancelling",
     "finished": "{name} is in the scene.",

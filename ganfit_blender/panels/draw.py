@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import textwrap
+from pathlib import Path
 
 import bpy
 
@@ -13,6 +14,8 @@ from ..job import CANCELLING, JobStatus
 from ..ui_strings import MESSAGES, label, stage, time_left
 
 CHARACTER_WIDTH = 7.0  # pixels of a letter at scale 1, a little more than the average
+MARGIN = 50  # pixels at scale 1 beside the text of a line: the edges of region and box, an icon
+BUTTON = 30  # the same of a button beside the text
 PREVIEW_SCALE = 9.0
 
 
@@ -47,7 +50,7 @@ def draw_error(layout: bpy.types.UILayout, context: bpy.types.Context, error: Ad
     row = box.row()
     column = row.column()
     column.alert = True
-    draw_text(column, context, error.message, "ERROR")
+    draw_text(column, context, error.message, "ERROR", MARGIN + 2 * BUTTON)
     help_button = row.operator("ganfit.manual", text="", icon="QUESTION", emboss=False)
     help_button.page, help_button.code = manual.TROUBLESHOOTING, error.code
     row.operator("ganfit.dismiss", text="", icon="X", emboss=False)
@@ -61,7 +64,7 @@ def draw_error(layout: bpy.types.UILayout, context: bpy.types.Context, error: Ad
 def draw_message(layout: bpy.types.UILayout, context: bpy.types.Context, message: str) -> None:
     """The last job's good news."""
     row = layout.row()
-    draw_text(row.column(), context, message, "CHECKMARK")
+    draw_text(row.column(), context, message, "CHECKMARK", MARGIN + BUTTON)
     row.operator("ganfit.dismiss", text="", icon="X", emboss=False)
 
 
@@ -71,7 +74,9 @@ def draw_setup(layout: bpy.types.UILayout, context: bpy.types.Context) -> None:
     box = layout.box()
     draw_text(box, context, MESSAGES["not_set_up"], "INFO")
     size = setup_env.SIZES[prefs.compute]
-    draw_text(box, context, MESSAGES["setup_size"].format(size=size, place=preferences.environment_folder()))
+    place = str(preferences.environment_folder()).replace(str(Path.home()), "~", 1)
+    draw_text(box, context, MESSAGES["setup_size"].format(size=size, place=place))
+    draw_text(box, context, MESSAGES["setup_licences"])
     if not bpy.app.online_access and not prefs.wheel_folder:
         draw_text(box, context, MESSAGES["offline"], "ERROR")
     row = box.row()
@@ -92,11 +97,13 @@ def draw_licences(layout: bpy.types.UILayout, context: bpy.types.Context) -> Non
         draw_text(box, context, text, "CHECKMARK" if asset.get("installed") else "BLANK1")
 
 
-def draw_text(layout: bpy.types.UILayout, context: bpy.types.Context, text: str, icon: str = "NONE") -> None:
+def draw_text(
+    layout: bpy.types.UILayout, context: bpy.types.Context, text: str, icon: str = "NONE", margin: float = MARGIN
+) -> None:
     """Text in as many lines as the region's width needs; the icon stands before the first."""
     width = context.region.width if context.region else 300
     scale = context.preferences.system.ui_scale or 1.0  # 0 without a window
     column = layout.column(align=True)
-    lines = textwrap.wrap(str(text), max(16, int((width / scale - 50) / CHARACTER_WIDTH))) or [""]
+    lines = textwrap.wrap(str(text), max(16, int((width / scale - margin) / CHARACTER_WIDTH))) or [""]
     for number, line in enumerate(lines):
         column.label(text=line, icon=icon if number == 0 else "BLANK1" if icon != "NONE" else "NONE")

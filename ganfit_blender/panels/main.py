@@ -56,7 +56,11 @@ class GANFIT_UL_photos(bpy.types.UIList):
         row.prop(item, "use", text="")
         name = row.row()
         name.active = item.use
-        name.label(text=bpy.path.basename(item.path) or MESSAGES["no_file"], icon_value=thumbnails.icon(item.path))
+        picture, text = thumbnails.icon(item.path), bpy.path.basename(item.path) or MESSAGES["no_file"]
+        if picture:
+            name.label(text=text, icon_value=picture)
+        else:
+            name.label(text=text, icon="ERROR")
 
 
 def draw_photos(layout: bpy.types.UILayout, settings: bpy.types.PropertyGroup) -> None:
