@@ -439,7 +439,13 @@ def stage(folder: Path) -> None:
 
 
 def build_zip(bpy_python: Path, out: Path) -> Path:
-    """Stage, validate and build the extension with Blender's own tool; returns the zip in `out`."""
+    """The extension for all platforms in one zip in `out`."""
+    (zip_file,) = build_zips(bpy_python, out, per_platform=False)
+    return zip_file
+
+
+def build_zips(bpy_python: Path, out: Path, per_platform: bool = True) -> list[Path]:
+    """Stage, validate and build the extension with Blender's own tool; returns the zips in `out`, by name."""
     found = list(Path(bpy_python).parent.parent.glob("**/bl_pkg/cli/blender_ext.py"))
     if not found:
         raise BuildError(f"{bpy_python} has no Blender extension tool (bl_pkg/cli/blender_ext.py).")
@@ -450,11 +456,13 @@ def build_zip(bpy_python: Path, out: Path) -> Path:
         stage(source)
         tool = [bpy_python, found[0]]
         step.run([*tool, "validate", source])
-        step.run([*tool, "build", "--source-dir", source, "--output-dir", built])
-        (zip_file,) = built.glob("*.zip")
-        step.run([*tool, "validate", zip_file])
-        shutil.move(zip_file, out / zip_file.name)
-    return out / zip_file.name
+        split = ["--split-platforms"] if per_platform else []
+        step.run([*tool, "build", "--source-dir", source, "--output-dir", built, *split])
+        zips = sorted(built.glob("*.zip"))
+        for zip_file in zips:
+            step.run([*tool, "validate", zip_file])
+            shutil.move(zip_file, out / zip_file.name)
+    return [out / zip_file.name for zip_file in zips]
 
 
 def sample_photo(env: Environment, settings: Settings) -> Path:
@@ -630,9 +638,9 @@ def gui_test(options: argparse.Namespace, settings: Settings) -> None:
 
 
 def package(options: argparse.Namespace, settings: Settings) -> None:
-    """The extension's zip in dist/, ready for Blender's Install from Disk."""
-    zip_file = build_zip(blender_environment(settings).python, options.out.resolve())
-    print(f"{zip_file}  {zip_file.stat().st_size / 1e6:.1f} MB")
+    """The extension's zips in dist/, one for each platform, ready for Blender's Install from Disk."""
+    for zip_file in build_zips(blender_environment(settings).python, options.out.resolve()):
+        print(f"{zip_file}  {zip_file.stat().st_size / 1e6:.1f} MB")
 
 
 def _parser() -> argparse.ArgumentParser:

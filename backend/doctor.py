@@ -63,6 +63,7 @@ def format_report(values: dict[str, Any]) -> str:
     lines = [
         f"ganfit {values['version']}, Python {values['python']}, {values['platform']}",
         f"device      {device['name']} ({device['used']}), {device['threads']} threads",
+        *([f"            {device['unused']}"] if device["unused"] else []),
         f"rasteriser  {values['rasteriser']}",
         f"generator   {values['generator'] or 'missing'}",
         f"cache       {values['cache']['path']}, {values['cache']['free_bytes'] / 1e9:.1f} GB free",
@@ -97,10 +98,19 @@ def _device() -> dict[str, Any]:
     try:
         import torch
     except ImportError:
-        return {"used": None, "name": "no PyTorch", "threads": os.cpu_count(), "cuda": False}
-    cuda = torch.cuda.is_available()
+        return {"used": None, "name": "no PyTorch", "threads": os.cpu_count(), "cuda": False, "unused": ""}
+    try:
+        from backend.render.raster import cuda_problem
+
+        unused = cuda_problem()
+    except ImportError:  # warp is missing, which `problems` says, too
+        unused = "The rasteriser's package, warp-lang, is not installed."
+    cuda = not unused
     name = torch.cuda.get_device_name() if cuda else (platform.processor() or platform.machine())
-    return {"used": "cuda" if cuda else "cpu", "name": name, "threads": torch.get_num_threads(), "cuda": cuda}
+    if torch.backends.mps.is_available():
+        unused = "Apple's graphics card is not used: the rasteriser has kernels for processor and CUDA alone."
+    threads = torch.get_num_threads()
+    return {"used": "cuda" if cuda else "cpu", "name": name, "threads": threads, "cuda": cuda, "unused": unused}
 
 
 def _rasteriser(device: dict[str, Any]) -> str:

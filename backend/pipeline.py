@@ -39,7 +39,7 @@ from backend.networks.landmarks import load_landmarks
 from backend.options import Options
 from backend.photo import Photo, load_photo
 from backend.refine.refine import refine
-from backend.render.raster import get_rasterizer
+from backend.render.raster import cuda_problem, get_rasterizer
 from backend.sheet import contact_sheet, overlay
 from backend.texture.generator import load_generator
 
@@ -117,10 +117,11 @@ class Timeline:
 
 
 def choose_device(name: str) -> torch.device:
-    """`auto` takes CUDA where there is one. Raises GanfitError: device_unavailable."""
-    if name == "cuda" and not torch.cuda.is_available():
-        raise GanfitError("device_unavailable", "There is no CUDA device, or this torch was built without CUDA.")
-    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+    """`auto` takes CUDA where networks and rasteriser can run on it. Raises GanfitError: device_unavailable."""
+    problem = cuda_problem() if name != "cpu" else ""
+    if name == "cuda" and problem:
+        raise GanfitError("device_unavailable", problem)
+    return torch.device("cpu" if name == "cpu" or problem else "cuda")
 
 
 def reconstruct(photos: list[str | Path | bytes], options: Options | None = None, progress: Report | None = None,

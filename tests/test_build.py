@@ -213,6 +213,43 @@ def test_the_zip_holds_the_add_on_the_backend_and_nothing_else(extension_zip):
     assert not junk
 
 
+@pytest.fixture(scope="module")
+def platform_zips(bpy_python, tmp_path_factory) -> dict[str, zipfile.ZipFile]:
+    """The zips of `build.py package` by the platform that their own manifest names; Blender's validator took them."""
+    zips = [zipfile.ZipFile(path) for path in build.build_zips(bpy_python, tmp_path_factory.mktemp("platforms"))]
+    generated = [tomllib.loads(z.read("blender_manifest.toml").decode())["build"]["generated"] for z in zips]
+    return {platform: z for z, g in zip(zips, generated, strict=True) for platform in g["platforms"]}
+
+
+def test_a_zip_for_each_platform_that_the_manifest_names(platform_zips, repo_root):
+    manifest = tomllib.loads((repo_root / "blender_manifest.toml").read_text())
+    assert sorted(platform_zips) == sorted(manifest["platforms"]) == ["linux-x64", "macos-arm64", "windows-x64"]
+    for platform, file in platform_zips.items():
+        assert Path(file.filename).stem == f"ganfit-{manifest['version']}-{platform.replace('-', '_')}"
+
+
+def test_the_platform_s_zips_hold_the_same_and_are_small(platform_zips):
+    """Nothing in them is compiled; weights and tables are the most of it."""
+    first, *others = ({i.filename: i.CRC for i in file.infolist()} for file in platform_zips.values())
+    for names in others:
+        assert {n for n in first.keys() | names.keys() if first.get(n) != names.get(n)} == {"blender_manifest.toml"}
+    junk = re.compile(r"(^|/)(tests?|\.[^/]*|__pycache__|out|dist)/|\.(so|dll|pyd)$")
+    for file in platform_zips.values():
+        entries = {info.filename: info.file_size for info in file.infolist()}
+        assert Path(file.filename).stat().st_size < 30e6
+        assert not [name for name, size in entries.items() if size > 5e6 and not name.endswith(".safetensors")]
+        assert not [name for name in entries if junk.search(name)]
+
+
+def test_the_manifest_keeps_blender_s_rules(repo_root):
+    """Blender's validator checks the form; this, what its extensions site asks of the words, and our own promises."""
+    manifest = tomllib.loads((repo_root / "blender_manifest.toml").read_text())
+    assert manifest["blender_version_min"] == "4.2.0" and "blender_version_max" not in manifest
+    assert "blender" not in manifest["name"].lower() and len(manifest["tagline"]) <= 64
+    assert set(manifest["permissions"]) == {"network", "files"}
+    assert all(len(why) <= 64 and why[-1].isalnum() for why in (manifest["tagline"], *manifest["permissions"].values()))
+
+
 def test_the_backend_in_the_zip_runs_by_itself(extension_zip, tmp_path):
     zipfile.ZipFile(extension_zip).extractall(tmp_path)
     command = [sys.executable, "-m", "backend", "--help"]

@@ -90,8 +90,10 @@ def get_rasterizer(device: str | torch.device = "cpu", name: str = "auto") -> Ra
     device = torch.device(device)
     if name not in RASTERIZERS:
         raise GanfitError("bad_option", f"There is no rasteriser '{name}'; there are {', '.join(RASTERIZERS)}.")
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise GanfitError("device_unavailable", "PyTorch finds no CUDA device on this machine.")
+    if device.type not in ("cpu", "cuda"):
+        raise GanfitError("device_unavailable", f"The rasteriser has kernels for cpu and cuda, none for {device.type}.")
+    if device.type == "cuda" and (problem := cuda_problem()):
+        raise GanfitError("device_unavailable", problem)
     if name == "auto":
         name = "nvdiffrast" if device.type == "cuda" and raster_nvdiffrast.is_importable() else "warp"
     if name == "nvdiffrast":
@@ -101,6 +103,23 @@ def get_rasterizer(device: str | torch.device = "cpu", name: str = "auto") -> Ra
     from backend.render.raster_warp import WarpRasterizer
 
     return WarpRasterizer(device)
+
+
+def cuda_problem() -> str:
+    """Why nothing can be rendered on CUDA here, as a sentence; empty where it can.
+
+    A torch for AMD cards calls its device "cuda", too, and warp may lack a driver that torch does with.
+    """
+    if not torch.cuda.is_available():
+        return "There is no CUDA device, or this torch was built without CUDA."
+    if torch.version.hip:
+        return "This torch was built for AMD cards (ROCm), for which the rasteriser has no kernels."
+    import warp
+
+    from backend.render.launch import start_warp
+
+    start_warp()
+    return "" if warp.is_cuda_available() else "The rasteriser's library, warp, finds no CUDA driver that it can use."
 
 
 def mip_levels(texture_size: tuple[int, int], lod: torch.Tensor) -> int:
