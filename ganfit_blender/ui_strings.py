@@ -92,6 +92,9 @@ TEXTS: dict[str, Text] = {
         "Add an empty that both eyes look at, with the lids following. The eyeLook expressions stay free on top of it. "
         "Press again to remove it",
     ),
+    "paint_skin": Text(
+        "Paint Skin", "Paint on the skin's texture. It is kept in the .blend, so the result's folder stays as it is"
+    ),
     "add_body": Text(
         "Add Body",
         "Put the head on MakeHuman's whole body. It has MakeHuman's vertices in MakeHuman's order, so that rigs, "
@@ -180,6 +183,12 @@ TEXTS: dict[str, Text] = {
     "panel.expression": Text("Expression", ""),
     "panel.shape": Text("Shape", ""),
     "panel.sculpt": Text("Sculpt", ""),
+    "panel.look": Text("Look", ""),
+    "scatter": Text("Scatter (mm)", ""),
+    "pores": Text("Pore Depth (mm)", ""),
+    "specular": Text("Shine", ""),
+    "hair": Text("Cropped Hair", ""),
+    "hair_color": Text("Hair Color", ""),
     "panel.rig": Text("Eyes and Body", ""),
     "panel.export": Text("Export and Licences", ""),
     "brows": Text("Brows", ""),
@@ -239,6 +248,7 @@ MESSAGES: dict[str, str] = {
     "sculpting": "{name} is ready to be sculpted; the head is hidden.",
     "sculpt_transferred": "The sculpt is in all expressions; it moves the head by up to {millimetres:.1f} mm.",
     "captured": "The capture lies on frames {first} to {last}.",
+    "head_hidden": "The head is hidden: a sculpt or a body stands in its place.",
     "has_body": "This head has a body already.",
     "no_body": "Press Add Body first.",
     "body_added": "{name} is in the scene; the head's own skin is hidden and drives its expressions.",

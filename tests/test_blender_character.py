@@ -199,6 +199,11 @@ def test_refit_is_a_new_version_beside_the_hidden_old_one(character):
     assert character.report["versions"] == ["cora", "refitted"] and character.report["old hidden"]
 
 
+def test_every_operator_is_undone_in_one_step(character):
+    assert character.report["undo"] == {name: [True, True] for name in (
+        "neutral", "mirror_weights", "studio", "match_photo", "eye_target", "mark_asset", "sculpt_prepare")}
+
+
 def test_nothing_depends_on_names(character):
     wanted = character.result["views"][0]["expression"]["jawOpen"]
     assert character.report["renamed"] == pytest.approx(wanted)

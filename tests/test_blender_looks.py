@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Materials in real Blender: scatter in millimetres, the photo's plain look and back, eyes, maps, paint slot, studio."""
+"""Materials in real Blender: scatter in millimetres, the photo's plain look and back, eyes, maps, paint, studio."""
 
 from __future__ import annotations
 
@@ -45,7 +45,8 @@ def looks(bpy_python, extension_zip, tmp_path_factory) -> Looks:
     run_blender(bpy_python, "looks.py", job, folder / "profile")
     palette = json.loads((folder / "fay" / "result.json").read_text("utf-8"))["palette"]
     report = json.loads((folder / "looks.json").read_text("utf-8"))
-    return Looks(report, dict(np.load(folder / "looks.npz")), palette, dict(np.load(folder / "fay" / "head.npz")), folder)
+    arrays, head = dict(np.load(folder / "looks.npz")), dict(np.load(folder / "fay" / "head.npz"))
+    return Looks(report, arrays, palette, head, folder)
 
 
 def test_encoding_goes_both_ways():
@@ -67,6 +68,12 @@ def test_scatter_is_millimetres_of_the_head_at_any_scale(looks):
 def test_albedo_is_packed_and_takes_paint(looks):
     assert looks.report["skin"]["MIX.A"] == [512, 512, False, True]
     assert looks.report["paint"].endswith("albedo")
+    mode, canvas = looks.report["canvas"]
+    assert mode == "PAINT_TEXTURE" and canvas == looks.report["paint"]
+
+
+def test_the_panel_has_a_slider_for_each_number(looks):
+    assert looks.report["sliders"] == ["hair", "hair_color", "pores", "scatter", "specular"]
 
 
 def test_maps_of_a_refinement_are_used(looks):

@@ -19,6 +19,7 @@ KEPT = "ganfit_kept"  # on nodes: those inputs' values while Match Photo is on
 OBJECT_SCALE = "Object Scale"
 SCATTER_MM = "Scatter (mm)"
 PORE_DEPTH_MM = "Pore Depth (mm)"
+SPECULAR_STRENGTH = "Specular Strength"
 UV_LENGTH_MM = 330.0  # so many millimetres of a face lie along one unit of our UV layout
 
 
@@ -184,7 +185,8 @@ def _skin_roughness(material: bpy.types.Material, shader: bpy.types.ShaderNode, 
 def _skin_specular(material: bpy.types.Material, shader: bpy.types.ShaderNode) -> None:
     """The regions' specular, times a strength that the artist can change."""
     strength = material.node_tree.nodes.new("ShaderNodeMath")
-    strength.operation, strength.label = "MULTIPLY", "Specular Strength"
+    strength.operation = "MULTIPLY"
+    strength.name = strength.label = SPECULAR_STRENGTH
     strength.inputs[1].default_value = 1.0
     strength.location = (-240, -220)
     strength[PHOTO_OFF] = [1]

@@ -200,6 +200,33 @@ def sculpts(out: Path) -> None:
     bpy.data.objects.remove(cage_only)
 
 
+def scene_signature() -> list:
+    """What an undo has to bring back."""
+    scene = bpy.context.scene
+    things = sorted((t.name, t.hide_render, len(t.modifiers), len(t.constraints), t.type) for t in scene.objects)
+    return [things, state(), {name: round(value, 5) for name, value in weights().items()},
+            sorted(len(m.vertices) for m in bpy.data.meshes if m.users), bpy.context.mode,
+            [c.asset_data is not None for c in scene.collection.children]]
+
+
+def undo() -> None:
+    """Every operator on a head, taken back in one step."""
+    bpy.ops.ganfit.as_in_photo()
+    report["undo"] = {}
+    for name, arguments in (("neutral", {}), ("mirror_weights", {}), ("studio", {}), ("match_photo", {}),
+                            ("eye_target", {}), ("mark_asset", {}), ("sculpt_prepare", {"levels": 1})):
+        bpy.context.view_layer.objects.active = head()
+        bpy.ops.ed.undo_push(message="before")
+        before = json.loads(json.dumps(scene_signature()))
+        getattr(bpy.ops.ganfit, name)(**arguments)
+        during = json.loads(json.dumps(scene_signature()))
+        bpy.ops.ed.undo_push(message=name)
+        bpy.ops.ed.undo()
+        after = json.loads(json.dumps(scene_signature()))
+        report["undo"][name] = [during != before, after == before]
+    bpy.ops.ganfit.neutral()
+
+
 def renamed() -> None:
     """Operators find their objects after everything has another name."""
     for thing in bpy.context.scene.objects:
@@ -226,6 +253,7 @@ def main(job: dict) -> None:
     expressions()
     captures(job["capture"])
     studio()
+    undo()
     sculpts(out)
     renamed()
     np.savez(out / "character.npz", **arrays)

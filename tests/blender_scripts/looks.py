@@ -6,6 +6,7 @@ The argument is JSON: zip, bundle, mapped (a bundle with normal.png and roughnes
 
 from __future__ import annotations
 
+import importlib
 import json
 import sys
 from pathlib import Path
@@ -89,6 +90,12 @@ def main(job: dict) -> None:
         values = np.empty(len(head().data.vertices), np.float32)
         head().data.attributes[name].data.foreach_get("value", values)
         arrays[name] = values
+    bpy.ops.ganfit.paint_skin()
+    skin = head().active_material
+    canvas = skin.texture_paint_images[skin.paint_active_slot] if skin.texture_paint_images else None
+    report["canvas"] = [bpy.context.mode, canvas.name if canvas else ""]
+    bpy.ops.object.mode_set(mode="OBJECT")
+    report["sliders"] = sorted(importlib.import_module(f"{EXTENSION}.panels.look").skin_sockets(skin))
     bpy.ops.ganfit.studio()
     bpy.context.scene.render.resolution_x, bpy.context.scene.render.resolution_y = 120, 150
     render(out / "studio.png", 8)
