@@ -13,11 +13,12 @@ from PIL import Image
 
 from backend.errors import GanfitError
 from backend.fit.align import LandmarkModel, align, initial_parameters, weak_perspective
-from backend.fit.fit import as_grey, check_finite
+from backend.fit.fit import as_grey, check_finite, surface_colour
 from backend.fit.parameters import ViewFrame, camera_of
 from backend.options import Options
 from backend.pipeline import Models, reconstruct
 from backend.render.camera import Camera
+from backend.render.color import linear_to_srgb, srgb_to_linear
 
 QUICK = Options(preset="draft", iterations=2, device="cpu")
 
@@ -130,3 +131,15 @@ def test_two_faces_take_the_largest_and_say_so(models: Models, astronaut: Path) 
     with pytest.raises(GanfitError) as caught:
         reconstruct([stream.getvalue()], replace(QUICK, face=2), models=models)
     assert caught.value.code == "face_index"
+
+
+def test_colour_of_an_iris_without_its_highlights() -> None:
+    """A blue surface under a warm light, a fifth of its pixels highlight and a fifth lashes: its albedo comes back."""
+    rng = torch.Generator().manual_seed(0)
+    albedo, light = torch.tensor([0.10, 0.18, 0.30]), torch.tensor([1.1, 0.9, 0.7])
+    shading = light * (0.5 + torch.rand(200, 1, generator=rng))
+    linear = albedo * shading
+    linear[:40], linear[40:80] = 1.0, 0.005
+    found = surface_colour(linear_to_srgb(linear.clamp(0, 1)), shading, torch.zeros(3))
+    assert srgb_to_linear(found).tolist() == pytest.approx(albedo.tolist(), rel=0.05)
+    assert surface_colour(linear[:5], shading[:5], torch.ones(3)).tolist() == [1, 1, 1]

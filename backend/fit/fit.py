@@ -292,6 +292,22 @@ class Start:
                 sh[i, :, channel] = torch.linalg.solve(system, rows.T @ photo[:, channel] + ridge @ white * count)
         return sh
 
+    def palette(self) -> Tensor:
+        """(P, 3) the palette with the iris colour that the photos show at the brightness that the eyes have there.
+
+        The light's tint is not taken off: at this point it is less certain than the iris's colour.
+        """
+        energy, head = self.energy, self.energy.person.head
+        index = head.palette_names.index("iris")
+        weights = head.palette_weights1[None, :, index:index + 1]
+        share = energy.person.raster.interpolate(weights, self.out.rast, head.tri1)[..., 0]
+        shading = (self.out.shading * self.out.shading.new_tensor(LUMA)).sum(-1)[share > 0.5]
+        photo = torch.cat([torch.from_numpy(v.iris_pixels()) for v in energy.views]).to(energy.device)
+        palette = self.params.palette.clone()
+        if not bool(energy.grey.any()) and len(shading):
+            palette[index] = surface_colour(photo, shading.median().expand(len(photo), 3), palette[index])
+        return palette
+
     @torch.no_grad()
     def error(self) -> float:
         """Mean absolute difference of render and photo, encoded colours, without the robust weights: for those a light
@@ -301,12 +317,28 @@ class Start:
         return float(losses.pixel_distance(energy.photo, as_grey(self.out.rgb, energy.grey), mask, robust=False))
 
 
+MIN_IRIS_PIXELS = 20
+"""Fewer pixels than this show lashes and highlights rather than an iris."""
+
+
+def surface_colour(photo: Tensor, shading: Tensor, usual: Tensor) -> Tensor:
+    """Encoded albedo (3,) of a surface seen in pixels (N, 3) under their shading (N, 3): the median, so that highlights
+    and lashes do not count; `usual` (3,) where fewer than `MIN_IRIS_PIXELS` are seen."""
+    if len(photo) < MIN_IRIS_PIXELS:
+        return usual
+    albedo = srgb_to_linear(photo) / shading.clamp(min=0.05)
+    return linear_to_srgb(albedo.median(0).values.clamp(0.002, 0.8))
+
+
 @torch.no_grad()
 def initial_appearance(energy: Energy, params: FitParameters) -> FitParameters:
-    """Skin tone, then the light that shows it like the photo; sets the energy's skin masks."""
+    """Skin tone, then the light that shows it like the photo, then the irises; sets the energy's skin masks and what it
+    holds the palette to."""
     energy.skin = Start(energy, params).skin()
     params = replace(params, latent=Start(energy, params).latent())
-    return replace(params, sh=Start(energy, params).light())
+    params = replace(params, sh=Start(energy, params).light())
+    energy.usual_palette = Start(energy, params).palette()
+    return replace(params, palette=energy.usual_palette)
 
 
 def optimiser(params: FitParameters, rates: LearningRates) -> Adam:
@@ -379,6 +411,7 @@ def fit(person: Person, views: list[View], params: FitParameters, identity: torc
     device = params.identity.device
     rng = torch.Generator().manual_seed(seed)
     trace, done = FitTrace(), 0
+    usual_palette = person.default_palette().to(device)
     for number, stage in enumerate(config.stages):
         energy = Energy(person, views, identity, mesh, stage, rng, device, params.offsets, pins)
         if number == 0:
@@ -386,7 +419,8 @@ def fit(person: Person, views: list[View], params: FitParameters, identity: torc
             if not lit or Start(energy, solved).error() < Start(energy, params).error():
                 params = solved
         else:
-            energy.skin = Start(energy, params).skin()
+            energy.skin, energy.usual_palette = Start(energy, params).skin(), usual_palette
+        usual_palette = energy.usual_palette
         params = run_stage(energy, params, trace, done, config.iterations, progress, cancelled)
         done += stage.iterations
     return params, trace

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from PIL import Image, ImageDraw
 from torch import Tensor
 
 from backend.errors import GanfitError
@@ -14,6 +15,13 @@ from backend.networks.facemesh import FaceLandmarks, FaceMesh
 from backend.networks.fan import FanLandmarks
 from backend.photo import Photo
 
+LIDS = ((33, 246, 161, 160, 159, 158, 157, 173, 133, 155, 154, 153, 145, 144, 163, 7),
+        (263, 466, 388, 387, 386, 385, 384, 398, 362, 382, 381, 380, 374, 373, 390, 249))
+"""Mesh points around the opening of the subject's right and left eye."""
+LID_SHARE = 0.85
+"""Shrinks that outline, which keeps lashes out."""
+IRIS_RING = (0.4, 0.85)
+"""Iris pixels lie between these shares of its radius: outside the pupil, inside the limbus."""
 MIN_FACE = 40
 """Smallest interocular distance times 2 that is fitted, pixels: below that there is no face to see."""
 
@@ -39,6 +47,25 @@ class View:
         """(470, 2) photo pixels: the 468 mesh points, then the centres of the subject's right and left iris."""
         iris = np.asarray(self.landmarks.iris)[:, 0]
         return torch.tensor(np.concatenate([self.landmarks.points, iris]), dtype=torch.float32)
+
+    def iris_pixels(self) -> np.ndarray:
+        """(N, 3) float32 encoded colours of the photo on both irises: between pupil and limbus, and well inside
+        the lids; none where the eyes are closed or small."""
+        found = [np.zeros((0, 3), np.float32)]
+        for rim, lids in zip(np.asarray(self.landmarks.iris), LIDS, strict=True):
+            centre, radius = rim[0], float(np.linalg.norm(rim[1:] - rim[0], axis=1).mean())
+            low = np.maximum(np.floor(centre - radius).astype(int), 0)
+            piece = self.photo.image[low[1]:low[1] + int(2 * radius) + 2, low[0]:low[0] + int(2 * radius) + 2]
+            outline = np.asarray(self.landmarks.points)[list(lids)]
+            middle = outline.mean(0)
+            inside = Image.new("1", piece.shape[1::-1])
+            shrunk = middle + LID_SHARE * (outline - middle) - low
+            ImageDraw.Draw(inside).polygon([tuple(p) for p in shrunk.tolist()], fill=1)
+            y, x = np.mgrid[:piece.shape[0], :piece.shape[1]] + 0.5
+            distance = np.hypot(x + low[0] - centre[0], y + low[1] - centre[1]) / max(radius, 1e-6)
+            chosen = (distance > IRIS_RING[0]) & (distance < IRIS_RING[1]) & np.asarray(inside)
+            found.append(piece[chosen].astype(np.float32) / 255)
+        return np.concatenate(found)
 
     def crop_transform(self, size: int) -> Tensor:
         """(1, 2, 3): pixels of a crop of `size` px to photo pixels."""
