@@ -28,6 +28,7 @@ ROOT = Path(__file__).resolve().parent
 ENV = ROOT / ".env"  # environments, logs and downloads: delete it to start over
 RUNTIME_REQUIREMENTS = ROOT / "backend" / "requirements.txt"
 TEST_REQUIREMENTS = ROOT / "tests" / "requirements.txt"
+CLUSTER_REQUIREMENTS = ROOT / "backend" / "requirements-cluster.txt"  # an option of the user's, here for the tests
 BENCH_REQUIREMENTS = ROOT / "tests" / "benchmarks" / "requirements.txt"
 BLENDER_REQUIREMENTS = "bpy==4.5.15\nnumpy==1.26.4\n"
 BLENDER_PYTHON = (3, 11)  # bpy 4.5 has wheels for no other
@@ -45,7 +46,7 @@ TITLES = {
 # What a set-up fetches, in MB, said before it starts (pip says each file's own size as it comes to it).
 DOWNLOADS = {
     "runtime": "about 450 MB with a CPU build of torch, about 3 GB with a CUDA build",
-    "tests": "about 70 MB",
+    "tests": "about 150 MB",
     "blender": "about 400 MB",
     "bench": "about 110 MB",
     "sample": "14 MB (scikit-image, for the sample photo inside it)",
@@ -361,7 +362,8 @@ def backend_environment(settings: Settings, tests: bool = False) -> Environment:
     env = Environment(ENV / "backend", Path(sys.executable))
     env.install("runtime", RUNTIME_REQUIREMENTS.read_text(encoding="utf-8"), settings)
     if tests:
-        env.install("tests", TEST_REQUIREMENTS.read_text(encoding="utf-8"), settings, on_top=True)
+        pins = "".join(file.read_text(encoding="utf-8") for file in (TEST_REQUIREMENTS, CLUSTER_REQUIREMENTS))
+        env.install("tests", pins, settings, on_top=True)
     return env
 
 

@@ -99,7 +99,7 @@ def run_batch(
     Raises GanfitError for what concerns the batch as a whole: no_photo, photo_missing, bad_option, output_not_writable.
     """
     rows = find_people(inputs)
-    out = _batch_folder(options)
+    out = batch_folder(options)
     for number, row in enumerate(rows, 1):
         if cancel and cancel():
             row.state = CANCELLED
@@ -107,7 +107,7 @@ def run_batch(
         row.state = RUNNING
         write_table(out, rows)
         person = options.replace(out=str(out / row.name))
-        _run_one(row, person, reconstruct, _labelled(progress, f"{row.name} ({number}/{len(rows)})"), cancel)
+        run_one(row, person, reconstruct, _labelled(progress, f"{row.name} ({number}/{len(rows)})"), cancel)
     write_table(out, rows)
     return rows
 
@@ -141,7 +141,7 @@ def write_table(out: Path, rows: list[Row]) -> None:
         raise output_error(error, out) from error
 
 
-def _run_one(
+def run_one(
     row: Row, options: Options, reconstruct: Reconstruct, progress: Report | None, cancel: Callable[[], bool] | None
 ) -> None:
     """One person: fills the row, whatever happens."""
@@ -188,7 +188,7 @@ def _sha256(path: str) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _batch_folder(options: Options) -> Path:
+def batch_folder(options: Options) -> Path:
     """The batch's own folder, made now, so that a folder that cannot be written is said before the first fit."""
     if options.out is None:
         raise GanfitError("bad_option", "A batch needs an output folder.")

@@ -150,9 +150,14 @@ def _batch(args: argparse.Namespace) -> int:
     options = _options(args)
     batch.find_people(args.photos)
     with show_progress() as progress:
-        from .pipeline import Models, reconstruct
+        if args.cluster:
+            from .cluster import run_cluster
 
-        rows = batch.run_batch(args.photos, options, partial(reconstruct, models=Models()), progress=progress)
+            rows = run_cluster(args.photos, options, args.cluster, progress)
+        else:
+            from .pipeline import Models, reconstruct
+
+            rows = batch.run_batch(args.photos, options, partial(reconstruct, models=Models()), progress=progress)
     counts = batch.count_states(rows)
     if args.json:
         people = [dataclasses.asdict(row) for row in rows]
@@ -259,6 +264,7 @@ def _parser() -> argparse.ArgumentParser:
     meaning = "each photo is a person, each subfolder is one with several"
     command.add_argument("photos", nargs="+", metavar="FOLDER_OR_PHOTO", help=meaning)
     _add_options(command, "folder that gets a result per person and the table (batch.json, batch.csv)")
+    command.add_argument("--cluster", metavar="ADDRESS", help="of a Ray cluster that does the work: HOST:PORT or auto")
     command.set_defaults(run=_batch)
 
     command = commands.add_parser("refit", help="fit a result again: to a sculpt, to pinned landmarks")

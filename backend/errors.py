@@ -31,6 +31,9 @@ CODES: dict[str, str] = {
     "output_not_writable": "Choose an output folder in which you may write.",
     "output_not_a_bundle": "Choose a new folder: one that holds other files is not replaced.",
     "disk_full": "Free some space (a result takes up to 100 MB) or choose an output folder on another disk.",
+    # clusters
+    "cluster_unavailable": "Install backend/requirements-cluster.txt and start Ray: see the README, Many photos.",
+    "worker_lost": "Look at that machine's memory and log, then run the batch again: what is done is kept.",
     # result bundles
     "bundle_missing": "Check the path, or reconstruct the photo again.",
     "bundle_damaged": "Reconstruct the photo again.",

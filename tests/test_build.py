@@ -193,7 +193,8 @@ def test_every_requirement_is_pinned_and_stands_in_one_file(repo_root):
     project = tomllib.loads((repo_root / "pyproject.toml").read_text())
     dynamic = project["tool"]["setuptools"]["dynamic"]
     assert dynamic["dependencies"]["file"] == ["backend/requirements.txt"]
-    for file in (build.RUNTIME_REQUIREMENTS, build.TEST_REQUIREMENTS, build.BENCH_REQUIREMENTS):
+    for name in ("RUNTIME", "TEST", "BENCH", "CLUSTER"):
+        file = getattr(build, f"{name}_REQUIREMENTS")
         pins = [line for line in file.read_text().splitlines() if not line.startswith("#")]
         assert pins and all(re.fullmatch(r"[a-z0-9_-]+==[\w.]+", pin) for pin in pins), file
 

@@ -20,8 +20,8 @@ from backend.paths import cache_dir
 ROOT = Path(__file__).resolve().parent.parent
 UNSAFE_MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve", "yaml", "xmlrpc"}
 NETWORK_MODULES = {"socket", "http", "urllib", "requests", "ftplib", "smtplib", "ssl", "asyncio", "aiohttp", "httpx"}
-NETWORK_FILES = {"backend/assets.py"}
-"""The one module that may download, when `assets install` asks for it; packages are fetched by pip from there, too."""
+NETWORK_FILES = {"backend/assets.py", "backend/cluster.py"}
+"""Who may: `assets install` downloads, `batch --cluster` talks to the cluster."""
 PROGRAM_FILES = {"backend/assets.py", "ganfit_blender/worker_client.py", "ganfit_blender/setup_env.py", "build.py"}
 """Who may start other programs."""
 
