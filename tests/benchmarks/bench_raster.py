@@ -1,15 +1,19 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Times of the rasteriser: warp (used), numba and deodr in one run, and the whole differentiable render.
 
-    python tests/benchmarks/bench_raster.py [--threads 2] [--size 256] [--repeats 20]
+    pip install --no-deps --target /tmp/deodr deodr==0.2.3
+    PYTHONPATH=/tmp/deodr python tests/benchmarks/bench_raster.py --sweep [--repeats 20] [--json FILE]
+    python tests/benchmarks/bench_raster.py [--threads 2] [--size 256] [--repeats 20] [--profile]
 
-numba and deodr are optional here and no dependencies of the project. Each figure is the best of the repeats, in
-milliseconds; wall time, and the process's CPU time, which other programs on the machine disturb less.
+numba and deodr are optional here and no dependencies of the project. `--sweep` compares with deodr on equal triangles
+over 256 to 1024 pixels and 5k to 100k triangles, forward and backward, the two taking turns. Each figure is the best of
+the repeats, in milliseconds; wall time, and the process's CPU time, which other programs on the machine disturb less.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import time
 from collections.abc import Callable
@@ -25,6 +29,7 @@ from backend.render.camera import Camera
 from backend.render.lights import random_lights
 from backend.render.raster import get_rasterizer
 from backend.render.render import render
+from backend.render.topology import edge_adjacency
 
 BATCH = 2
 CHANNELS = 7
@@ -160,18 +165,17 @@ def bench_numba(scene: dict, repeats: int, base: dict[str, tuple[float, float]])
     report("numba interpolate backward", best(run_scatter, repeats), base["interpolate backward"])
 
 
-def bench_deodr(scene: dict, repeats: int, base: tuple[float, float]) -> None:
-    """One deodr picture with 3 colour channels and its backward, twice (deodr has no batch)."""
+def deodr_scene(scene: dict) -> object | None:
+    """deodr's scene of the same triangles, camera and three colours per vertex; None where it is not installed."""
     try:
         from deodr.differentiable_renderer import Scene2D
     except ImportError:
-        print("deodr: not installed")
-        return
+        return None
     size, tri = scene["size"], scene["tri"].numpy().astype(np.uint32)
     clip = scene["pos"][0].double().numpy()
     ij = (clip[:, :2] / clip[:, 3:] * 0.5 + 0.5) * size
     count = len(ij)
-    deodr_scene = Scene2D(
+    found = Scene2D(
         faces=tri,
         faces_uv=tri,
         ij=ij,
@@ -179,7 +183,7 @@ def bench_deodr(scene: dict, repeats: int, base: tuple[float, float]) -> None:
         textured=np.zeros(len(tri), dtype=bool),
         uv=np.zeros((count, 2)),
         shade=np.zeros(count),
-        colors=np.random.default_rng(0).random((count, 3)),
+        colors=scene["attr"][0, :, :3].double().numpy(),
         shaded=np.zeros(len(tri), dtype=bool),
         edgeflags=np.zeros((len(tri), 3), dtype=bool),
         height=size,
@@ -188,21 +192,111 @@ def bench_deodr(scene: dict, repeats: int, base: tuple[float, float]) -> None:
         texture=np.zeros((2, 2, 3)),
         background_image=np.zeros((size, size, 3)),
         backface_culling=True,  # its gradients need it; it draws half of the triangles
-        clockwise=True,
+        clockwise=False,
     )
-    gradient = np.random.default_rng(0).random((size, size, 3))
+    found.edgeflags = silhouette_edges(ij, tri.astype(np.int64))
+    return found
 
-    drawn = (deodr_scene.render(sigma=1.0)[0].sum(axis=2) > 0).mean()
-    if drawn < 0.2:
-        deodr_scene.clockwise = False
 
-    def run() -> None:
-        for _ in range(BATCH):
-            deodr_scene.render(sigma=1.0)
-            deodr_scene.clear_gradients()
-            deodr_scene.render_backward(gradient)
+def silhouette_edges(ij: np.ndarray, tri: np.ndarray) -> np.ndarray:
+    """(T, 3) bool: edges (k, k + 1) of drawn triangles whose neighbour is culled or missing: deodr antialiases them."""
+    a, b, c = (ij[tri[:, k]] for k in range(3))
+    area = (b[:, 0] - a[:, 0]) * (c[:, 1] - a[:, 1]) - (b[:, 1] - a[:, 1]) * (c[:, 0] - a[:, 0])
+    drawn = area > 0
+    neighbour = edge_adjacency(tri)  # 3 * triangle + edge, opposite to the vertex of that number
+    is_edge = np.where(neighbour < 0, True, ~drawn[neighbour // 3]) & drawn[:, None]
+    return np.roll(is_edge, -2, axis=1)  # opposite vertex 2 is edge (0, 1)
 
-    report("deodr picture without antialiasing, culled", best(run, repeats), base)
+
+def taking_turns(tasks: dict[str, Callable[[], object]], repeats: int) -> dict[str, tuple[float, float]]:
+    """Least wall and CPU milliseconds of each task; the tasks alternate, so that all see the same machine."""
+    least = {name: (np.inf, np.inf) for name in tasks}
+    for number in range(repeats + 1):
+        for name, task in tasks.items():
+            t, c = time.perf_counter(), time.process_time()
+            task()
+            taken = 1e3 * (time.perf_counter() - t), 1e3 * (time.process_time() - c)
+            if number:  # the first one warms up
+                least[name] = min(least[name][0], taken[0]), min(least[name][1], taken[1])
+    return least
+
+
+def make_scene(raster: object, size: int, rings: int, batch: int) -> dict:
+    """A sphere seen by `batch` cameras, with random attributes and gradients."""
+    verts, uv, tri = sphere(rings)
+    eyes = torch.tensor([[0.0, 0.05, 0.6], [0.2, 0.1, 0.5]])[:batch]
+    camera = Camera.look_at(eyes, torch.zeros(1, 3), 0.42, (size, size))
+    pos = camera.clip(verts[None])
+    generator = torch.Generator().manual_seed(0)
+    return {"size": size, "verts": verts, "uv": uv, "tri": tri, "camera": camera, "pos": pos,
+            "rast": raster.rasterize(pos, tri, (size, size)),
+            "attr": torch.rand(batch, len(verts), CHANNELS, generator=generator),
+            "grad": torch.rand(batch, size, size, CHANNELS, generator=generator)}  # fmt: skip
+
+
+def sweep(raster: object, repeats: int, file: str | None) -> None:
+    """One picture with antialiased silhouettes, forward and backward to positions and colours, beside deodr's."""
+    rows = []
+    print(f"{'pixels':>6s} {'triangles':>9s} | {'forward ms: ours':>16s} {'deodr':>8s} {'ratio':>6s} |"
+          f" {'backward: ours':>14s} {'deodr':>8s} {'ratio':>6s} | {'both':>6s} {'CPU':>6s}")  # fmt: skip
+    for size in (256, 512, 1024):
+        for rings in (50, 100, 158, 224):
+            scene = make_scene(raster, size, rings, batch=1)
+            other = deodr_scene(scene)
+            if other is None:
+                print("deodr: not installed")
+                return
+            pos, colours = scene["pos"].clone().requires_grad_(), scene["attr"][..., :3].clone().requires_grad_()
+            gradient, kept = scene["grad"][..., :3].contiguous(), {}
+
+            def forward() -> None:
+                drawn = raster.rasterize(pos, scene["tri"], (size, size))  # noqa: B023
+                pixels = raster.interpolate(colours, drawn, scene["tri"])  # noqa: B023
+                kept["picture"] = raster.antialias(pixels, drawn, pos, scene["tri"])  # noqa: B023
+
+            def backward() -> None:
+                torch.autograd.grad(kept["picture"], (pos, colours), gradient)  # noqa: B023
+
+            def deodr_forward() -> None:
+                other.render(sigma=1.0)  # noqa: B023
+
+            def deodr_backward() -> None:
+                other.clear_gradients()  # noqa: B023
+                other.render_backward(gradient[0].double().numpy())  # noqa: B023
+
+            times = taking_turns({"forward": forward, "backward": backward, "deodr forward": deodr_forward,
+                                  "deodr backward": deodr_backward}, repeats)  # fmt: skip
+            ours, theirs = ([times[prefix + name] for name in ("forward", "backward")] for prefix in ("", "deodr "))
+            ratio = [a[0] / b[0] for a, b in zip(ours, theirs)]
+            both, cpu = (sum(a[i] for a in ours) / sum(b[i] for b in theirs) for i in (0, 1))
+            print(f"{size:6d} {len(scene['tri']):9d} | {ours[0][0]:16.2f} {theirs[0][0]:8.2f} {ratio[0]:6.2f} |"
+                  f" {ours[1][0]:14.2f} {theirs[1][0]:8.2f} {ratio[1]:6.2f} | {both:6.2f} {cpu:6.2f}", flush=True)
+            rows.append({"pixels": size, "triangles": len(scene["tri"]), "wall and CPU ms": times})
+    if file:
+        Path(file).write_text(json.dumps(rows, indent=1), "utf-8")
+
+
+def profile(scene: dict, raster: object, repeats: int) -> None:
+    """Milliseconds by kernel of one picture, forward and backward: where a rasteriser's time goes."""
+    launcher, spent = raster.launcher, {}
+    launch = launcher.launch
+
+    def timed(kernel: object, *args: object, **more: object) -> None:
+        start = time.thread_time()
+        launch(kernel, *args, **more)
+        spent[kernel.key] = spent.get(kernel.key, 0.0) + time.thread_time() - start
+
+    launcher.launch = timed
+    pos, colours = scene["pos"].clone().requires_grad_(), scene["attr"][..., :3].clone().requires_grad_()
+    for number in range(repeats + 1):
+        if number == 1:
+            spent.clear()
+        drawn = raster.rasterize(pos, scene["tri"], (scene["size"],) * 2)
+        raster.antialias(raster.interpolate(colours, drawn, scene["tri"]), drawn, pos, scene["tri"]).sum().backward()
+    launcher.launch = launch
+    total = sum(spent.values())
+    for name, seconds in sorted(spent.items(), key=lambda item: -item[1]):
+        print(f"{name:32s} {1e3 * seconds / repeats:8.2f} ms CPU {seconds / total:6.1%}")
 
 
 def main() -> None:
@@ -210,6 +304,9 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--size", type=int, default=256)
     parser.add_argument("--repeats", type=int, default=20)
+    parser.add_argument("--sweep", action="store_true", help="sizes and triangle counts beside deodr")
+    parser.add_argument("--json", metavar="FILE", help="of the sweep")
+    parser.add_argument("--profile", action="store_true", help="CPU time by kernel")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     size, repeats = options.size, options.repeats
@@ -217,15 +314,16 @@ def main() -> None:
     start = time.perf_counter()
     raster = get_rasterizer("cpu")
     print(f"warp: {time.perf_counter() - start:.1f} s until the kernels are there (compiled or from the cache)")
-    verts, uv, tri = sphere()
-    eyes = torch.tensor([[0.0, 0.05, 0.6], [0.2, 0.1, 0.5]])
-    camera = Camera.look_at(eyes, torch.zeros(1, 3), 0.42, (size, size))
-    pos = camera.clip(verts[None])
-    rast = raster.rasterize(pos, tri, (size, size))
+    if options.sweep:
+        sweep(raster, repeats, options.json)
+        return
+    scene = make_scene(raster, size, 125, BATCH)
+    verts, uv, tri, camera, pos = (scene[name] for name in ("verts", "uv", "tri", "camera", "pos"))
+    rast, attr, grad = scene["rast"], scene["attr"], scene["grad"]
     generator = torch.Generator().manual_seed(0)
-    attr = torch.rand(BATCH, len(verts), CHANNELS, generator=generator)
-    grad = torch.rand(BATCH, size, size, CHANNELS, generator=generator)
-    scene = {"size": size, "pos": pos, "tri": tri, "rast": rast, "attr": attr, "grad": grad}
+    if options.profile:
+        profile(scene, raster, repeats)
+        return
     print(f"{len(tri)} triangles, {size}^2, batch {BATCH}, {options.threads} threads, "
           f"{(rast[..., 3] > 0).float().mean():.0%} covered")  # fmt: skip
 
@@ -249,8 +347,7 @@ def main() -> None:
         drawn = raster.rasterize(pos_leaf, tri, (size, size))
         raster.antialias(raster.interpolate(colors, drawn, tri), drawn, pos_leaf, tri).sum().backward()
 
-    flat = report("warp picture with antialiasing forward + backward", best(picture, repeats))
-    bench_deodr(scene, repeats, flat)
+    report("warp picture with antialiasing forward + backward", best(picture, repeats))
 
     texture = torch.rand(1, 3, 512, 512, generator=generator)
     for batch in (1, BATCH):
