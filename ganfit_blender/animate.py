@@ -27,7 +27,7 @@ def apply_capture(context: bpy.types.Context, head: bpy.types.Object, capture: C
     for key in shape_keys.expression_keys(head):
         curve = curves.new(f'key_blocks["{key.name}"].value')
         fill(curve, frames, capture.weights.get(key.name, np.zeros(len(frames))))
-    if move_head and capture.head is not None:
+    if move_head and capture.head is not None and head.parent is None:  # on a body, the body's rig turns the head
         yaw, pitch, roll = (capture.head * [-1 if invert_yaw else 1, -1 if invert_pitch else 1, 1]).T
         _turn_head(head, f"{name} head", frames, np.stack([pitch, roll, yaw], 1))
     last = int(np.ceil(frames[-1]))
@@ -41,6 +41,7 @@ def _turn_head(head: bpy.types.Object, name: str, frames: np.ndarray, angles: np
     head.rotation_mode = "XYZ"
     scale = sum(head.scale) / 3
     places = np.array([scale * (NECK_PIVOT - Euler(angle).to_matrix() @ NECK_PIVOT) for angle in angles.tolist()])
+    places += np.array(head.location)
     curves = new_curves(head, name, "OBJECT")
     for axis in range(3):
         fill(curves.new("rotation_euler", index=axis), frames, angles[:, axis])

@@ -326,10 +326,10 @@ def _fade_to_plain(material: bpy.types.Material, color: np.ndarray) -> None:
     share.attribute_name = SHADE_ATTRIBUTE
     mix.location, share.location = (-120, 560), (-320, 560)
     if socket.is_linked:
-        links.new(socket.links[0].from_socket, mix.inputs["A"])
-    mix.inputs["B"].default_value = (*color.tolist(), 1.0)
-    links.new(share.outputs["Fac"], mix.inputs["Factor"])
-    links.new(mix.outputs["Result"], socket)
+        links.new(socket.links[0].from_socket, hair.mix_socket(mix.inputs, "A"))
+    hair.mix_socket(mix.inputs, "B").default_value = (*color.tolist(), 1.0)
+    links.new(share.outputs["Fac"], hair.mix_socket(mix.inputs, "Factor", "Float"))
+    links.new(hair.mix_socket(mix.outputs, "Result"), socket)
 
 
 def _add_keys(body: bpy.types.Object, head: bpy.types.Object, index: np.ndarray, scale: float) -> None:

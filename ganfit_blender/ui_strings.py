@@ -249,6 +249,7 @@ MESSAGES: dict[str, str] = {
     "sculpt_transferred": "The sculpt is in all expressions; it moves the head by up to {millimetres:.1f} mm.",
     "captured": "The capture lies on frames {first} to {last}.",
     "head_hidden": "The head is hidden: a sculpt or a body stands in its place.",
+    "body_first": "Remove the body first: it is made from the head's shape.",
     "has_body": "This head has a body already.",
     "no_body": "Press Add Body first.",
     "body_added": "{name} is in the scene; the head's own skin is hidden and drives its expressions.",

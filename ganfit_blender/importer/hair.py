@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import bpy
 import numpy as np
 
@@ -45,7 +47,7 @@ def add_nodes(material: bpy.types.Material, bundle: ResultBundle, part: Part,
     amount[PHOTO_OFF] = [1]
     mix.name = MIX
     mix.data_type, mix.clamp_factor = "RGBA", True
-    mix.inputs["B"].default_value = (*hair_color(bundle, part, albedo), 1.0)
+    mix_socket(mix.inputs, "B").default_value = (*hair_color(bundle, part, albedo), 1.0)
     for number, node in enumerate((uv, mask, noise, hairs, share, amount, mix)):
         node.location = (-1560 + 180 * number, 620 if node in (mask, share) else 880)
     mix.location = (-300, 320)
@@ -55,7 +57,7 @@ def add_nodes(material: bpy.types.Material, bundle: ResultBundle, part: Part,
     links.new(mask.outputs["Color"], share.inputs[0])
     links.new(hairs.outputs[0], share.inputs[1])
     links.new(share.outputs[0], amount.inputs[0])
-    links.new(amount.outputs[0], mix.inputs["Factor"])
+    links.new(amount.outputs[0], mix_socket(mix.inputs, "Factor", "Float"))
     return mix
 
 
@@ -72,8 +74,13 @@ def compose(material: bpy.types.Material, albedo: np.ndarray) -> np.ndarray:
     hairs = 0.55 + 0.45 * np.clip(0.5 + 1.5 * textures.cloud(max(height, width), int(UV_LENGTH_MM / HAIRS_MM), 9), 0, 1)
     share = picture[rows][:, columns] * hairs[:height, :width] * amount.inputs[1].default_value
     linear = srgb_to_linear(albedo)
-    color = np.array(mix.inputs["B"].default_value[:3])
+    color = np.array(mix_socket(mix.inputs, "B").default_value[:3])
     return linear_to_srgb(linear + np.clip(share, 0, 1)[..., None] * (color - linear)).astype(np.float32)
+
+
+def mix_socket(sockets: bpy.types.NodeInputs | bpy.types.NodeOutputs, name: str, kind: str = "Color") -> Any:
+    """A socket of a mix node, which has several of one name, one for each kind of data."""
+    return next(socket for socket in sockets if socket.identifier == f"{name}_{kind}")
 
 
 def region(bundle: ResultBundle, part: Part, name: str) -> np.ndarray | None:

@@ -169,8 +169,8 @@ def _skin_nodes(material: bpy.types.Material, shader: bpy.types.ShaderNode, bund
     texture = _link_image(material, None, image, (-900, 320))  # last: the active node
     color = texture.outputs["Color"]
     if tone is not None:
-        material.node_tree.links.new(color, tone.inputs["A"])
-        color = tone.outputs["Result"]
+        material.node_tree.links.new(color, hair.mix_socket(tone.inputs, "A"))
+        color = hair.mix_socket(tone.outputs, "Result")
     material.node_tree.links.new(color, shader.inputs["Base Color"])
 
 

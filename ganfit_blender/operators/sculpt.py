@@ -8,7 +8,7 @@ from typing import Any
 import bpy
 from bpy.props import BoolProperty, IntProperty, StringProperty
 
-from .. import preferences, protocol, sculpt, session
+from .. import body, preferences, protocol, sculpt, session
 from ..errors import AddonError
 from ..importer import scene as importer
 from ..importer.bundle import read_bundle
@@ -27,6 +27,16 @@ class GANFIT_OT_sculpt_prepare(PersonOperator, bpy.types.Operator):
     bl_options = {"REGISTER", "UNDO"}
 
     levels: IntProperty(name=label("sculpt_levels"), description=tip("sculpt_levels"), min=1, max=6, default=3)
+
+    @classmethod
+    def poll(cls, context: bpy.types.Context) -> bool:
+        """There is a head that stands alone."""
+        if not super().poll(context):
+            return False
+        if body.find(importer.active_person(context)) is not None:
+            cls.poll_message_set(MESSAGES["body_first"])
+            return False
+        return True
 
     def run(self, context: bpy.types.Context) -> set[str]:
         """Makes the multires copy and goes into sculpt mode."""

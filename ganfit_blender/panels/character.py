@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import bpy
 
-from .. import expression, sculpt
+from .. import body, expression, sculpt
 from ..importer import scene as importer
 from ..importer import shape_keys
 from ..ui_strings import MESSAGES, label
@@ -43,6 +43,10 @@ class GANFIT_PT_shape(SubPanel, bpy.types.Panel):
         if head is not None and not keys:
             draw_text(layout, context, MESSAGES["no_shapes"], "INFO")
         column = layout.column(align=True)
+        person = importer.active_person(context)
+        if person is not None and body.find(person) is not None:
+            draw_text(layout, context, MESSAGES["body_first"], "INFO")
+            column.enabled = False
         for key in keys:
             column.prop(key, "value", text=key.name.replace("_", " ").capitalize(), slider=True)
         layout.operator("ganfit.reset_shape", icon="LOOP_BACK")

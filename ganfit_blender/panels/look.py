@@ -41,5 +41,5 @@ def skin_sockets(skin: bpy.types.Material | None) -> dict[str, bpy.types.NodeSoc
         found["specular"] = nodes[material.SPECULAR_STRENGTH].inputs[1]
     if hair.SHADE in nodes and hair.MIX in nodes:
         found["hair"] = nodes[hair.SHADE].inputs[1]
-        found["hair_color"] = nodes[hair.MIX].inputs["B"]
+        found["hair_color"] = hair.mix_socket(nodes[hair.MIX].inputs, "B")
     return found
