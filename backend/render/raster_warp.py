@@ -237,7 +237,7 @@ class _Antialias(torch.autograd.Function):
         before = [*head, array(adjacent, wp.int32), array(facing, wp.int8), _vec4(rast), pos.shape[1]]
         after = [array(alpha, wp.vec2), array(edges, wp.vec2i)]
         raster.launcher.over_pixels(kernels.antialias_analyse, shape, before, after)
-        out = torch.empty_like(color)
+        out = color.clone()
         before = [array(color), array(alpha, wp.vec2), channels]
         raster.launcher.over_pixels(kernels.antialias_forward, shape, before, [array(out)])
         ctx.save_for_backward(color, pos, tri, alpha, edges)
@@ -248,7 +248,7 @@ class _Antialias(torch.autograd.Function):
     def backward(ctx, grad_out):  # type: ignore[no-untyped-def]
         color, pos, tri, alpha, edges = ctx.saved_tensors
         grad_out, channels, raster = grad_out.contiguous(), color.shape[3], ctx.raster
-        grad_color = torch.empty_like(color)
+        grad_color = grad_out.clone()
         before = [array(grad_out), array(alpha, wp.vec2), channels]
         raster.launcher.over_pixels(kernels.antialias_backward_color, color.shape, before, [array(grad_color)])
         if not ctx.needs_input_grad[2]:

@@ -94,6 +94,19 @@ def raster_depth(
     e0 = wp.cross(q1, q2)
     e1 = wp.cross(q2, q0)
     e2 = wp.cross(q0, q1)
+    # The edge functions times the corners' w add up to the same number at every pixel: the determinant of the corners.
+    # With its sign on them they are positive inside and in front of the camera, and the depth needs no division.
+    det = e0[2] * p0[3] + e1[2] * p1[3] + e2[2] * p2[3]
+    if det == 0.0:
+        return
+    sign = wp.where(det > 0.0, 1.0, -1.0)
+    e0 = e0 * sign
+    e1 = e1 * sign
+    e2 = e2 * sign
+    depth_scale = 0.5 / wp.abs(det)
+    z0 = p0[2] * depth_scale
+    z1 = p1[2] * depth_scale
+    z2 = p2[2] * depth_scale
     for y in range(ylo, yhi + 1):
         dy = float(y - ylo) * step_y
         r0 = e0[1] * dy + e0[2]
@@ -105,15 +118,11 @@ def raster_depth(
             a0 = e0[0] * dx + r0
             a1 = e1[0] * dx + r1
             a2 = e2[0] * dx + r2
-            area = a0 + a1 + a2
-            sign = wp.where(area > 0.0, 1.0, -1.0)
-            size = area * sign
-            lowest = wp.min(a0 * sign, wp.min(a1 * sign, a2 * sign))
-            if size > 0.0 and lowest >= -COVER_TOLERANCE * size:
-                depth_w = (a0 * p0[3] + a1 * p1[3] + a2 * p2[3]) * sign
-                depth_z = (a0 * p0[2] + a1 * p1[2] + a2 * p2[2]) * sign
-                if depth_w > 0.0 and wp.abs(depth_z) <= depth_w:
-                    depth = wp.uint32((depth_z / depth_w * 0.5 + 0.5) * 4294967040.0)
+            size = a0 + a1 + a2
+            if size > 0.0 and wp.min(a0, wp.min(a1, a2)) >= -COVER_TOLERANCE * size:
+                half = a0 * z0 + a1 * z1 + a2 * z2
+                if wp.abs(half) <= 0.5:
+                    depth = wp.uint32((half + 0.5) * 4294967040.0)
                     key = (wp.uint64(depth) << wp.uint64(32)) | wp.uint64(t)
                     wp.atomic_min(keys, row + x, key)
 
@@ -763,7 +772,7 @@ def antialias_forward(
     span: int,
     out: wp.array(dtype=float),
 ):
-    """Each pixel gathers its share from the pairs in which it is the one to change."""
+    """Each pixel gathers its share from the pairs in which it is the one to change; `out` holds the colours before."""
     b, row, chunk = wp.tid()
     y = y0 + row
     for x in range(chunk * span, wp.min(chunk * span + span, width)):
@@ -791,9 +800,6 @@ def antialias_forward(
                 if down > 0.0:
                     value += down * (color[j - width * channels + c] - here)
                 out[j + c] = value
-        else:
-            for c in range(channels):
-                out[j + c] = color[j + c]
 
 
 @wp.kernel
@@ -807,7 +813,10 @@ def antialias_backward_color(
     span: int,
     grad_color: wp.array(dtype=float),
 ):
-    """Transpose of `antialias_forward`, again as a gather: each pixel collects from the four pairs that read it."""
+    """Transpose of `antialias_forward`, again as a gather: each pixel collects from the four pairs that read it.
+
+    `grad_color` holds `grad_out` before.
+    """
     b, row, chunk = wp.tid()
     y = y0 + row
     for x in range(chunk * span, wp.min(chunk * span + span, width)):
@@ -834,9 +843,6 @@ def antialias_backward_color(
                 if down > 0.0:
                     value += down * grad_out[j - width * channels + c]
                 grad_color[j + c] = value
-        else:
-            for c in range(channels):
-                grad_color[j + c] = grad_out[j + c]
 
 
 @wp.func
