@@ -30,6 +30,7 @@ SIZES = {"cpu": "about 0.5 GB to download, 1.5 GB on disk", "cuda": "about 3 GB 
 DONE_FILE = "ganfit-setup.json"
 LOG_LINES = 8
 STAGES = 3  # venv, pip, assets
+PACKAGES = 25  # about as many does pip go through, those included that the pinned ones need
 
 
 @dataclass(frozen=True)
@@ -142,6 +143,7 @@ class SetupJob:
         self._began = clock()
         self._lines: queue.SimpleQueue[tuple[str, str]] = queue.SimpleQueue()
         self._cancelled = threading.Event()
+        self._packages = 0
         self._process: subprocess.Popen[bytes] | None = None
         if not online and not plan.wheel_folder:
             self.status.fail(AddonError("online_access", "Set Up needs the network, which Blender may not use now."))
@@ -182,9 +184,9 @@ class SetupJob:
         status = self.status
         if kind == "line":
             status.log = [*status.log[1 - LOG_LINES :], text]
-            percent = re.search(r"(\d{1,3})\s?%", text)
-            if percent and status.steps:
-                status.fraction = max(status.fraction, (status.step - 1 + int(percent[1]) / 100) / status.steps)
+            part = self._part_done(text)
+            if part is not None and status.steps:
+                status.fraction = max(status.fraction, (status.step - 1 + part) / status.steps)
         elif kind == "stage":
             status.stage, status.step, status.steps = text, status.step + 1, STAGES
             status.fraction = max(status.fraction, (status.step - 1) / status.steps)
@@ -195,6 +197,19 @@ class SetupJob:
             status.error = AddonError("cancelled", "Set Up was cancelled.", "Press Set Up again to go on.")
         else:
             status.fail(AddonError("setup_failed" if kind == "failed" else kind, text))
+
+    def _part_done(self, line: str) -> float | None:
+        """How much of the running stage is done, 0 to 1, as far as a line of its output says so.
+
+        pip names each package when it begins with it and all of them before it unpacks them; it counts nothing.
+        """
+        if line.startswith(("Collecting ", "Processing ", "Requirement already satisfied: ")):
+            self._packages += 1
+            return min(0.6, 0.6 * self._packages / PACKAGES)
+        if line.startswith("Installing collected packages:"):
+            return 0.7
+        percent = re.search(r"(\d{1,3})\s?%", line)
+        return min(100, int(percent[1])) / 100 if percent else None
 
     def _run(self) -> None:
         """Thread: the stages one after the other, their output and the outcome into the queue."""

@@ -187,6 +187,20 @@ def test_set_up_from_a_wheel_folder_without_network_and_again_with_other_require
     assert not setup_env.is_complete(chosen.environment, chosen.backend_root)
 
 
+def test_set_up_shows_how_far_pip_is(tmp_path):
+    """What pip 23 prints of an installation moves the bar, and never back."""
+    job = setup_env.SetupJob(plan(tmp_path, wheel_folder=""), online=False)  # ends at once, so that nothing runs
+    job.status = setup_env.JobStatus(state="running")
+    lines = ["Collecting torch==2.13.0", "Downloading torch.whl (192 MB)", "Requirement already satisfied: numpy",
+             *(f"Processing /wheels/{number}.whl" for number in range(40)), "Installing collected packages: a, b"]
+    seen = []
+    for kind, text in (("stage", "venv"), ("stage", "pip"), *(("line", line) for line in lines), ("stage", "assets")):
+        job._take(kind, text)
+        seen.append(job.status.fraction)
+    assert seen == sorted(seen) and seen[1] == pytest.approx(1 / 3)
+    assert seen[2] > seen[1] and 0.5 < seen[-3] < seen[-2] < 2 / 3 == seen[-1]
+
+
 def test_set_up_without_network_needs_wheels(tmp_path):
     status = setup_env.SetupJob(plan(tmp_path, wheel_folder=""), online=False).wait()
     assert status.error.code == "online_access" and not (tmp_path / "env").exists()

@@ -164,6 +164,8 @@ def use(job: dict, blender: Blender, report: dict) -> None:
         raise Failed(f"Set Up: {done}")
     report["setup_s"] = round(time.monotonic() - began, 1)
     choose_photo(job, blender)
+    blender.ask("open_panels('GANFIT_PT_batch', 'GANFIT_PT_photos')")
+    folder(job, blender)
     reconstruct(blender, report)
     pin(blender, report)
 
@@ -188,6 +190,23 @@ def choose_photo(job: dict, blender: Blender) -> None:
     blender.wait("the photo in the list", lambda: blender.ask(photos), 30)
     time.sleep(4.0)  # the panels below glide to their new places
     blender.shot("photo")
+
+
+def folder(job: dict, blender: Blender) -> None:
+    """A folder with a file that is no photo: the table says so, and nothing stops."""
+    people = Path(job["profile"]) / "people"
+    people.mkdir()
+    (people / "broken.jpg").write_bytes(b"\xff\xd8\xff no photo")
+    blender.ask(f"setattr(bpy.context.scene.ganfit, 'folder', {str(people)!r})")
+    blender.click("ganfit.batch")
+    rows = "[(row.name, row.state, row.text) for row in bpy.context.window_manager.ganfit_batch.rows]"
+    blender.wait("the table", lambda: blender.ask(rows), 120)
+    blender.wait("the end of the batch", lambda: not blender.ask("job()")["running"], 60)
+    time.sleep(2.0)
+    blender.shot("folder")
+    found = blender.ask(rows)
+    if len(found) != 1 or found[0][:2] != ["broken", "failed"] or "cannot be decoded" not in found[0][2]:
+        raise Failed(f"The table of the folder: {found}")
 
 
 def reconstruct(blender: Blender, report: dict) -> None:
@@ -215,7 +234,7 @@ def reconstruct(blender: Blender, report: dict) -> None:
 def pin(blender: Blender, report: dict) -> None:
     """Edit Landmarks opens an image editor with the photo; one point is dragged there by mouse."""
     before = set(_windows())
-    blender.ask("edit_landmarks()")
+    blender.click("ganfit.pins_edit")
     overlay = "sys.modules[EXTENSION + '.overlay']"
     blender.wait("the landmarks", lambda: blender.ask(f"{overlay}.current() is not None"), 30)
     time.sleep(3.0)

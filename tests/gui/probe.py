@@ -68,11 +68,13 @@ def job() -> dict:
             "error": str(state.error or ""), "message": state.message, "heads": heads}
 
 
-def edit_landmarks() -> None:
-    """Presses Edit Landmarks in the 3D view."""
-    window, area, region = view_3d()
-    with bpy.context.temp_override(window=window, area=area, region=region):
-        bpy.ops.ganfit.pins_edit()
+def open_panels(*names: str) -> None:
+    """Opens panels that are closed by default; which are open is nothing that a script may ask or say otherwise."""
+    for name in names:
+        panel = getattr(bpy.types, name)
+        bpy.utils.unregister_class(panel)
+        panel.bl_options = panel.bl_options - {"DEFAULT_CLOSED"}
+        bpy.utils.register_class(panel)
 
 
 def landmark_place(index: int) -> dict:
