@@ -21,6 +21,8 @@ def place_people(context: bpy.types.Context, name: str, people: list[Person], li
     Whoever is there from an earlier run stays; a result that was made anew takes the place of the old one, which is
     hidden. Raises AddonError: of a bundle that cannot be read.
     """
+    if not any(person.bundle for person in people):
+        return 0
     parent = bpy.data.collections.get(name)
     if parent is None or parent.name not in context.scene.collection.children:
         parent = bpy.data.collections.new(name)

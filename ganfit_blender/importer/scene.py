@@ -195,6 +195,7 @@ def _set_provenance(head: bpy.types.Object, bundle: ResultBundle) -> None:
 
 def _select(context: bpy.types.Context, head: bpy.types.Object) -> None:
     """Makes the head the only selected object, where it is in the view layer."""
+    context.view_layer.update()  # since 5.0 a collection that was just linked is in the layer only then
     if head.name in context.view_layer.objects:
         for thing in context.view_layer.objects:
             thing.select_set(False)

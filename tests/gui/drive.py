@@ -72,16 +72,22 @@ class Blender:
         subprocess.run(words, check=True, timeout=20)
 
     def find(self, operator: str) -> tuple[float, float]:
-        """Where a button is: the mouse wanders down the sidebar until Blender says that it is over it."""
+        """Where a button is: the mouse wanders down the sidebar until Blender says that it is over it.
+
+        What is not in sight is looked for further down, then at the top.
+        """
         place = self.ask("sidebar()")
         assert isinstance(place, dict)
         top = place["window"] - (place["y"] + place["height"])
         x = place["x"] + 0.42 * place["width"]
-        for y in range(round(top) + STEP, round(top + place["height"]), STEP):
-            self.mouse(x, y)
-            time.sleep(0.06)
-            if operator in str(self.ask("hovered()")):
-                return x, y + 3.0
+        for wheel in ((), ("click", "--repeat", "30", "5"), ("click", "--repeat", "60", "4")):
+            self.mouse(x, top + place["height"] / 2, *wheel)
+            time.sleep(1.0 if wheel else 0.0)
+            for y in range(round(top) + STEP, round(top + place["height"]), STEP):
+                self.mouse(x, y)
+                time.sleep(0.06)
+                if operator in str(self.ask("hovered()")):
+                    return x, y + 3.0
         self.shot("not_found")
         raise Failed(f"There is no button {operator} in the sidebar.")
 
@@ -164,7 +170,6 @@ def use(job: dict, blender: Blender, report: dict) -> None:
         raise Failed(f"Set Up: {done}")
     report["setup_s"] = round(time.monotonic() - began, 1)
     choose_photo(job, blender)
-    blender.ask("open_panels('GANFIT_PT_batch', 'GANFIT_PT_photos')")
     folder(job, blender)
     reconstruct(blender, report)
     pin(blender, report)
@@ -202,10 +207,11 @@ def folder(job: dict, blender: Blender) -> None:
     rows = "[(row.name, row.state, row.text) for row in bpy.context.window_manager.ganfit_batch.rows]"
     blender.wait("the table", lambda: blender.ask(rows), 120)
     blender.wait("the end of the batch", lambda: not blender.ask("job()")["running"], 60)
-    time.sleep(2.0)
+    blender.ask("bpy.ops.ganfit.dismiss()")  # its text would push the table out of the picture
+    time.sleep(3.0)
     blender.shot("folder")
     found = blender.ask(rows)
-    if len(found) != 1 or found[0][:2] != ["broken", "failed"] or "cannot be decoded" not in found[0][2]:
+    if len(found) != 1 or found[0][:2] != ["broken", "failed"] or "damaged" not in found[0][2]:
         raise Failed(f"The table of the folder: {found}")
 
 
@@ -222,7 +228,7 @@ def reconstruct(blender: Blender, report: dict) -> None:
     report["fit_s"] = round(time.monotonic() - began, 1)
     time.sleep(3.0)
     blender.shot("head")
-    if done["error"] or len(done["heads"]) != 1:
+    if done["error"] or len(done["heads"]) != 1 or done["active"] != done["heads"][0]:
         raise Failed(f"Reconstruct: {done}")
     ticks = blender.ask("TICKS")
     report["ticks"] = {"count": len(ticks), "longest_wall_ms": round(1000 * max(t[0] for t in ticks), 2),

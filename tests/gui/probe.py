@@ -65,11 +65,12 @@ def job() -> dict:
     heads = [thing.name for thing in bpy.context.scene.objects if thing.get("ganfit_part") == "skin"]
     shown = (status.stage, status.step, status.preview) if status else ("", 0, "")
     return {"running": status is not None, **dict(zip(("stage", "step", "preview"), shown)),
-            "error": str(state.error or ""), "message": state.message, "heads": heads}
+            "error": str(state.error or ""), "message": state.message, "heads": heads,
+            "active": getattr(bpy.context.view_layer.objects.active, "name", "")}
 
 
 def open_panels(*names: str) -> None:
-    """Opens panels that are closed by default; which are open is nothing that a script may ask or say otherwise."""
+    """Opens panels that are closed by default, before they are drawn: later each sidebar has its own memory of it."""
     for name in names:
         panel = getattr(bpy.types, name)
         bpy.utils.unregister_class(panel)
@@ -124,5 +125,6 @@ def _serve() -> float:
 
 bpy.context.preferences.view.show_splash = False
 measure_ticks()
+open_panels("GANFIT_PT_batch", "GANFIT_PT_photos")
 _names.update(globals())
 bpy.app.timers.register(_serve, first_interval=0.2, persistent=True)
