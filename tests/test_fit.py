@@ -13,7 +13,9 @@ from PIL import Image
 
 from backend.errors import GanfitError
 from backend.fit.align import LandmarkModel, align, initial_parameters, weak_perspective
-from backend.fit.fit import as_grey, check_finite, surface_colour
+from backend.fit.appearance import surface_colour
+from backend.fit.fit import check_finite
+from backend.fit.losses import as_grey
 from backend.fit.parameters import ViewFrame, camera_of
 from backend.options import Options
 from backend.pipeline import Models, reconstruct

@@ -8,6 +8,17 @@ from torch import Tensor
 WHITE_IRRADIANCE = math.pi
 """A white, unshaded surface under this irradiance encodes to exactly 1 (out = albedo / pi * E)."""
 
+LUMA = (0.2126, 0.7152, 0.0722)
+"""Rec.709 weights of red, green and blue."""
+
+
+def as_grey(rgb: Tensor, grey: Tensor) -> Tensor:
+    """rgb (B, H, W, 3); views with grey (B,) set are replaced by their luma, as a black-and-white film would."""
+    if not bool(grey.any()):
+        return rgb
+    luma = (rgb * rgb.new_tensor(LUMA)).sum(-1, keepdim=True).expand_as(rgb)
+    return torch.where(grey[:, None, None, None], luma, rgb)
+
 
 def content_distance(photo: list[Tensor], render: list[Tensor]) -> Tensor:
     """`L_con` (Eq. 5): sum over layers of the L2 norm of the difference over H * W * C, mean over the batch.

@@ -11,8 +11,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from backend.fit.appearance import initial_appearance
 from backend.fit.config import PRESETS
-from backend.fit.fit import Energy, FitTrace, initial_appearance, run_stage
+from backend.fit.fit import Energy, FitTrace, run_stage
 from backend.fit.views import prepare_view
 from backend.options import Options
 from backend.photo import load_photo

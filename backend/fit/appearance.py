@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a photo's colours say before the first step: where skin is seen, its tone, the light, the irises."""
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from backend.fit import losses
+from backend.fit.losses import LUMA, as_grey
+from backend.fit.parameters import FitParameters
+from backend.fit.skin import MIN_PIXELS, skin_likelihood
+from backend.render.color import linear_to_srgb, srgb_to_linear
+from backend.render.lights import COSINE_LOBE, sh_basis
+from backend.render.render import RenderOutput
+
+if TYPE_CHECKING:
+    from backend.fit.fit import Energy
+
+
+class Start:
+    """The head as it is before the first step, seen in the photos: what the photos' colours say at once.
+
+    Light and albedo explain a photo's brightness together; how much of it each gets is decided here by the spread of
+    both among people and photographs, and held by `losses.light_prior`.
+    """
+
+    CHEEK_SHADING = 0.8
+    """Usual shading of the cheeks (irradiance / pi) of a well exposed portrait."""
+    TONE_SHARE = 0.8
+    """Share of an unusual brightness that is the skin's: log albedo spreads by 0.7 over people, exposure by 0.35."""
+    TINT_SHARE = 0.5
+    """Share of an unusual tint that is the skin's."""
+
+    def __init__(self, energy: Energy, params: FitParameters):
+        self.energy, self.params = energy, params
+        self.out, (self.weight, self.bare, self.cheeks) = self._picture()
+
+    def _picture(self) -> tuple[RenderOutput, tuple[Tensor, Tensor, Tensor]]:
+        energy, params = self.energy, self.params
+        _, verts1 = energy.person.geometry(params)
+        texture = energy.person.texture(params, energy.stage.texture_size)
+        out = energy.person.picture(verts1, texture, params.palette, energy.cameras(params), params.lights())
+        return out, energy.person.masks(out)
+
+    def skin(self) -> Tensor:
+        """(V, H, W, 1) likelihood of skin in the photos, see `skin.skin_likelihood`."""
+        return skin_likelihood(self.energy.photo, self.cheeks * self.energy.inside)
+
+    def latent(self) -> Tensor:
+        """Latent (512,) of the mean face with the skin tone that the cheeks have in the photos."""
+        energy, generator = self.energy, self.energy.person.generator
+        seen = (self.cheeks * energy.inside * energy.skin)[..., 0] > 0.5
+        if int(seen.sum()) < MIN_PIXELS:
+            return self.params.latent
+        albedo, photo = (srgb_to_linear(x[seen]).clamp(min=0.004).log().median(0).values
+                         for x in (self.out.albedo, energy.photo))
+        step = photo - albedo - math.log(self.CHEEK_SHADING)
+        tone = (step * step.new_tensor(LUMA)).sum()
+        tint = torch.zeros_like(step) if bool(energy.grey.any()) else step - tone
+        mean = srgb_to_linear(generator(self.params.latent[None], generator.spec.base_resolution))
+        target = mean * torch.exp(self.TONE_SHARE * tone + self.TINT_SHARE * tint)[None, :, None, None]
+        return generator.solve_latent(linear_to_srgb(target.clamp(0, 1)))[0]
+
+    def light(self) -> Tensor:
+        """Spherical harmonics (V, 9, 3) that light the texture like the photo, ridge least squares per view.
+
+        Linear in the nine coefficients: photo = albedo * ao / pi * sum_k A_k Y_k(n) c_k (Ramamoorthi & Hanrahan 2001).
+        """
+        energy, out = self.energy, self.out
+        visible = 1 - self.bare * (1 - energy.skin)
+        mask = (self.weight * visible * energy.inside * (out.skin > 0.5))[..., 0]
+        basis = sh_basis(out.normal) * out.normal.new_tensor(COSINE_LOBE) * out.ao / torch.pi
+        sh = self.params.sh.clone()
+        white = torch.zeros(9, device=energy.device)
+        white[0] = 0.7 * math.sqrt(4 * math.pi)
+        ridge = torch.diag(torch.tensor([0.01] + [0.03] * 8, device=energy.device))
+        for i in range(len(sh)):
+            chosen = mask[i] > 0.5
+            if int(chosen.sum()) < 100:
+                continue
+            albedo, photo = srgb_to_linear(out.albedo[i][chosen]), srgb_to_linear(energy.photo[i][chosen])
+            for channel in range(3):
+                rows = basis[i][chosen] * albedo[:, channel:channel + 1]
+                count = len(rows) * float((albedo[:, channel] ** 2).mean())
+                system = rows.T @ rows + ridge * count
+                sh[i, :, channel] = torch.linalg.solve(system, rows.T @ photo[:, channel] + ridge @ white * count)
+        return sh
+
+    def palette(self) -> Tensor:
+        """(P, 3) the palette with the iris colour that the photos show at the brightness that the eyes have there.
+
+        The light's tint is not taken off: at this point it is less certain than the iris's colour.
+        """
+        energy, head = self.energy, self.energy.person.head
+        index = head.palette_names.index("iris")
+        weights = head.palette_weights1[None, :, index:index + 1]
+        share = energy.person.raster.interpolate(weights, self.out.rast, head.tri1)[..., 0]
+        shading = (self.out.shading * self.out.shading.new_tensor(LUMA)).sum(-1)[share > 0.5]
+        photo = torch.cat([torch.from_numpy(v.iris_pixels()) for v in energy.views]).to(energy.device)
+        palette = self.params.palette.clone()
+        if not bool(energy.grey.any()) and len(shading):
+            palette[index] = surface_colour(photo, shading.median().expand(len(photo), 3), palette[index])
+        return palette
+
+    @torch.no_grad()
+    def error(self) -> float:
+        """Mean absolute difference of render and photo, encoded colours, without the robust weights: for those a light
+        that is wrong everywhere looks like something in front of the face."""
+        energy = self.energy
+        mask = self.weight * (1 - self.bare * (1 - energy.skin)) * energy.inside
+        return float(losses.pixel_distance(energy.photo, as_grey(self.out.rgb, energy.grey), mask, robust=False))
+
+
+MIN_IRIS_PIXELS = 20
+"""Fewer pixels than this show lashes and highlights rather than an iris."""
+
+
+def surface_colour(photo: Tensor, shading: Tensor, usual: Tensor) -> Tensor:
+    """Encoded albedo (3,) of a surface seen in pixels (N, 3) under their shading (N, 3): the median, so that highlights
+    and lashes do not count; `usual` (3,) where fewer than `MIN_IRIS_PIXELS` are seen."""
+    if len(photo) < MIN_IRIS_PIXELS:
+        return usual
+    albedo = srgb_to_linear(photo) / shading.clamp(min=0.05)
+    return linear_to_srgb(albedo.median(0).values.clamp(0.002, 0.8))
+
+
+@torch.no_grad()
+def initial_appearance(energy: Energy, params: FitParameters) -> FitParameters:
+    """Skin tone, then the light that shows it like the photo, then the irises; sets the energy's skin masks and what it
+    holds the palette to."""
+    energy.skin = Start(energy, params).skin()
+    params = replace(params, latent=Start(energy, params).latent())
+    params = replace(params, sh=Start(energy, params).light())
+    energy.usual_palette = Start(energy, params).palette()
+    return replace(params, palette=energy.usual_palette)
