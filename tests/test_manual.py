@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from backend import cli, errors
 from backend.fit.config import PRESETS, LossWeights
@@ -15,6 +16,7 @@ from backend.options import CHOICES, Options
 from ganfit_blender import errors as addon_errors
 from ganfit_blender import manual, ui_strings
 
+PICTURE_BYTES, ALL_PICTURES_BYTES = 120_000, 1_000_000
 PAGES = sorted(path.stem for path in manual.FOLDER.glob("*.md"))
 
 
@@ -105,3 +107,13 @@ def test_links_and_files_are_there(page: str, repo_root: Path) -> None:
     assert not [file for file in files if not (repo_root / file).exists()]
     pages = re.findall(r"`(\w+\.md)`", text)
     assert not [name for name in pages if name.removesuffix(".md") not in PAGES]
+
+
+def test_pictures_are_small_and_used(repo_root: Path) -> None:
+    pictures = sorted((manual.FOLDER / "pictures").iterdir())
+    assert pictures
+    pages = "".join(path.read_text("utf-8") for path in [repo_root / "README.md", *manual.FOLDER.glob("*.md")])
+    for picture in pictures:
+        assert picture.stat().st_size < PICTURE_BYTES and f"pictures/{picture.name}" in pages, picture.name
+        assert min(Image.open(picture).size) > 100
+    assert sum(picture.stat().st_size for picture in pictures) < ALL_PICTURES_BYTES

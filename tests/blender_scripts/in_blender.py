@@ -37,12 +37,12 @@ def empty_scene() -> bpy.types.Scene:
     return bpy.context.scene
 
 
-def render(path: str | Path, samples: int, subsurface: bool = True) -> None:
-    """Renders the scene's camera with Cycles on the processor to a PNG (or EXR, by the name), without noise filter."""
+def render(path: str | Path, samples: int, subsurface: bool = True, denoise: bool = False) -> None:
+    """Renders the scene's camera with Cycles on the processor to a PNG (or EXR, by the name)."""
     scene = bpy.context.scene
     scene.render.engine = "CYCLES"
     scene.cycles.device, scene.cycles.samples = "CPU", samples
-    scene.cycles.use_denoising = scene.cycles.use_adaptive_sampling = False
+    scene.cycles.use_denoising, scene.cycles.use_adaptive_sampling = denoise, False
     scene.cycles.seed = 1
     scene.render.threads_mode, scene.render.threads = "FIXED", 2
     exr = Path(path).suffix == ".exr"
