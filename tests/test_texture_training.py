@@ -4,12 +4,25 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from PIL import Image
+from scipy import ndimage
 
+from backend.texture.augment import BLOOD, MELANIN
 from backend.texture.data import SourceMap, decode, encode, fill_map
 from backend.texture.evaluate import skin_angle
-from backend.texture.generator import GeneratorSpec
-from backend.texture.linear import as_maps, features, fit_code
-from backend.texture.train import MapSet, Stage, Training, TrainOptions, reconstruction_loss
+from backend.texture.generator import Generator, GeneratorSpec
+from backend.texture.linear import as_maps, features, fit_code, initialise, initialise_grain
+from backend.texture.portraits import MAX_GLASSES, glasses_score, skin_tone
+from backend.texture.train import (
+    MapSet,
+    Stage,
+    Training,
+    TrainOptions,
+    read_options,
+    reconstruction_loss,
+    train,
+    varied,
+)
 from backend.texture.uvmap import push_pull, rasterize_uv, sample_image, split_quads
 
 SQUARE = np.array([[[0.0, 0.0], [1.0, 0.0], [1.0, 1.0], [0.0, 1.0]]])
@@ -125,12 +138,12 @@ def test_a_killed_training_continues_as_if_nothing_had_happened(tmp_path) -> Non
     spec = GeneratorSpec(latent=8, channels=(4, 4, 4, 4, 4, 4), linear_bands=(2, 2), place_maps=(1, 0))
     options = TrainOptions(spec=spec, stages=(Stage(64, 2, 2), Stage(128, 2, 2, adversarial=0.1)))
     data = MapSet([tmp_path / "maps.npy"])
-    data.encode(fit_code(torch.from_numpy(images), torch.ones(1, 1, 128, 128), 8, 32)[0])
+    code, _ = fit_code(torch.from_numpy(images), torch.ones(1, 1, 128, 128), 8, 32)
     weight, places = torch.ones(1, 1, 128, 128), torch.tensor([[0.0, 0.0], [1.0, 1.0]])
 
     def run(training: Training, steps: int) -> Training:
         for _ in range(steps):
-            training.run_step(data, weight, places)
+            training.run_step(data, code, weight, places)
         return training
 
     whole = run(Training(options, "l"), 4)
@@ -142,3 +155,90 @@ def test_a_killed_training_continues_as_if_nothing_had_happened(tmp_path) -> Non
         assert torch.equal(a, b)
     for a, b in zip(whole.judge.parameters(), resumed.judge.parameters(), strict=True):
         assert torch.equal(a, b)
+
+
+def test_linear_bands_explain_maps_that_are_linear_in_their_latents() -> None:
+    torch.manual_seed(6)
+    half = 0.15 * torch.randn(6, 3, 64, 32)
+    half[1:] = half[1:, :1]  # details of one tint
+    mix = torch.randn(200, 5)
+    raw = -0.8 + torch.einsum("nk,kchw->nchw", torch.cat((torch.ones(200, 1), 0.4 * mix), 1),
+                              torch.cat((half, half.flip(-1)), -1))
+    maps = torch.exp(raw.clamp(max=-0.05))
+    images = (maps * 255).round().byte().permute(0, 2, 3, 1).contiguous()
+    spec = GeneratorSpec(latent=5, channels=(4, 4, 4, 4, 4), linear_bands=(8,), place_maps=(0,), grain=(False,))
+    generator = Generator(spec)
+    before = (generator(mix) - maps).abs().mean()
+    initialise(generator, mix, images, {32: 5, 64: 5})
+    assert (generator(mix) - maps).abs().mean() < 0.1 * before
+
+
+def test_grain_is_as_strong_as_what_the_bands_leave() -> None:
+    torch.manual_seed(7)
+    unit = torch.randn(64, 64)
+    unit = (unit - torch.nn.functional.avg_pool2d(unit[None], 2, 2).repeat_interleave(2, 1).repeat_interleave(2, 2)[0])
+    unit = unit / unit.std()
+    latents = torch.randn(60, 30)
+    noise = torch.randn(60, 1, 64, 64)
+    noise = noise - torch.nn.functional.interpolate(torch.nn.functional.avg_pool2d(noise, 2), scale_factor=2)
+    maps = 0.4 * torch.exp(0.05 * torch.exp(0.3 * latents[:, 0])[:, None, None, None] * noise).expand(-1, 3, -1, -1)
+    images = (maps * 255).round().byte().permute(0, 2, 3, 1).contiguous()
+    spec = GeneratorSpec(latent=30, channels=(4, 4, 4, 4, 4), linear_bands=(3,), place_maps=(0,), grain=(True,))
+    generator = Generator(spec)
+    initialise(generator, latents, images, {32: 30, 64: 4})
+    initialise_grain(generator, latents, images, 64, unit)
+    assert abs(float(generator.band(64).strength[0].detach()) - 0.3) < 0.05
+    made = generator(latents).detach().std((2, 3)).mean()
+    assert 0.85 < float(made / maps.std((2, 3)).mean()) < 1.15
+
+
+def test_variation_in_training_keeps_detail_and_moves_the_pigments() -> None:
+    maps = torch.rand(16, 3, 8, 8) * 0.3 + 0.3
+    same = varied(maps, 0.0, torch.Generator().manual_seed(0))
+    assert torch.allclose(same.sort(-1).values, maps.sort(-1).values, atol=1e-3), "more than a mirror"
+    assert 0 < ((same - maps).abs().amax((1, 2, 3)) > 0.01).sum() < 16
+    even = (torch.rand(16, 3, 1, 1) * 0.1 + 0.1).expand(-1, -1, 8, 8)
+    shift = torch.log(varied(even, 0.1, torch.Generator().manual_seed(0)) / even)[..., 0, 0]
+    apart = torch.linalg.cross(torch.from_numpy(MELANIN), torch.from_numpy(BLOOD))
+    assert shift.abs().mean() > 0.01
+    assert (shift @ apart / apart.norm()).abs().max() < 1e-3, "a colour that is neither melanin's nor blood's"
+
+
+def test_a_folder_of_pictures_is_enough_to_train(tmp_path) -> None:
+    rng = np.random.default_rng(8)
+    (tmp_path / "maps").mkdir()
+    for i in range(3):
+        tone = np.array([0.7, 0.5, 0.4]) * (0.5 + 0.25 * i)
+        coarse = np.kron(rng.random((16, 16, 1)), np.ones((32, 32, 1)))
+        picture = (255 * np.clip(tone * (0.9 + 0.2 * coarse), 0, 1)).astype(np.uint8)
+        Image.fromarray(picture).save(tmp_path / "maps" / f"{i}.png")
+    spec = GeneratorSpec(latent=12, channels=(4,) * 8, linear_bands=(3, 3, 3, 3), place_maps=(1, 0, 0, 0))
+    options = TrainOptions(textures=tmp_path / "maps", out=tmp_path / "run", spec=spec, stages=(Stage(64, 2, 2),),
+                           maps_256=16, maps_512=4, snapshot_every=2, threads=1)
+    train(options, report=lambda _: None)
+    names = {p.name for p in (tmp_path / "run").iterdir()}
+    assert {"generator.safetensors", "snapshot.safetensors", "losses.png", "samples_000002.png"} <= names
+    assert read_options(tmp_path / "run" / "options.json", seed=5).stages == (Stage(64, 2, 2),)
+
+
+def test_spectacles_are_seen_and_bare_faces_are_not() -> None:
+    size = 256
+    rows, columns = np.mgrid[:size, :size]
+    eyes = np.minimum(*(np.hypot((rows - 100) / 6, (columns - x) / 14) for x in (85, 171)))
+    masks = {"socket": (eyes < 1).astype(np.float32)}
+    bare = 0.02 * np.random.default_rng(9).standard_normal((size, size)) - 2 * np.exp(-2 * (eyes - 1).clip(0))
+    distance = ndimage.distance_transform_edt(eyes >= 1)
+    worn = bare.copy()
+    worn[94:97, 50:206] -= 0.6
+    worn[(distance > 13) & (distance < 16)] -= 0.6
+    assert glasses_score(worn, masks) > MAX_GLASSES > glasses_score(bare, masks)
+
+
+def test_skin_tone_of_a_usual_photo_is_light_skin_and_tint_is_drawn_to_the_line() -> None:
+    locus = [np.array([0.7, 0.35]), np.array([1.0, 0.0]), np.array([1.16, -0.3])]
+    usual = np.array([-0.6, -1.5, -1.9])
+    tone = skin_tone(usual, usual, -1.15, locus)
+    assert np.allclose(tone, [np.polyval(line, -1.15) for line in locus])
+    bluish = skin_tone(usual + [0, 0, 0.3], usual, -1.15, locus)
+    assert 0 < bluish[2] - tone[2] < 0.2
+    assert skin_tone(usual - 0.5, usual, -1.15, locus)[1] < -1.6

@@ -18,26 +18,32 @@ BLUR = 16
 CONTRAST = 6.0
 
 
+def fine_structure(maps: Tensor) -> Tensor:
+    """What is left of maps (B, 3, R, R) after their blur is taken off, about in [-1, 1]."""
+    return (maps - F.interpolate(F.avg_pool2d(maps, BLUR), scale_factor=BLUR, mode="bilinear")) * CONTRAST
+
+
 def random_crops(maps: Tensor, places: Tensor, generator: torch.Generator) -> Tensor:
-    """Crops (B, 5, 128, 128) of maps (B, 3, R, R) inside `places` (row, column limits): fine structure, and u and v."""
+    """Crops (B, 5, S, S), S at most 128, of maps (B, 3, R, R) inside `places` (row, column limits), with u and v."""
     side = maps.shape[-1]
-    fine = (maps - F.interpolate(F.avg_pool2d(maps, BLUR), scale_factor=BLUR, mode="bilinear")) * CONTRAST
+    crop = min(CROP, side)
     line = torch.linspace(-1, 1, side, device=maps.device)
     rows, columns = torch.meshgrid(line, line, indexing="ij")
-    stack = torch.cat((fine, torch.stack((rows, columns)).expand(len(maps), -1, -1, -1)), 1)
+    stack = torch.cat((maps, torch.stack((rows, columns)).expand(len(maps), -1, -1, -1)), 1)
     low, high = places
     out = []
     for item in stack:
-        corner = [int(torch.randint(int(a), max(int(b) - CROP, int(a)) + 1, (1,), generator=generator))
-                  for a, b in zip(low, high, strict=True)]
-        out.append(item[:, corner[0]:corner[0] + CROP, corner[1]:corner[1] + CROP])
+        drawn = [int(torch.randint(int(a), max(int(b) - crop, int(a)) + 1, (1,), generator=generator))
+                 for a, b in zip(low, high, strict=True)]
+        corner = [min(c, side - crop) for c in drawn]
+        out.append(item[:, corner[0]:corner[0] + crop, corner[1]:corner[1] + crop])
     return torch.stack(out)
 
 
 class Discriminator(nn.Module):
-    """Score (B,) of crops (B, 5, 128, 128)."""
+    """Score (B,) of crops (B, 5, S, S), S = 128 (or 64, in small maps); every step halves the side."""
 
-    def __init__(self, channels: tuple[int, ...] = (32, 48, 64, 96, 128, 128)) -> None:
+    def __init__(self, channels: tuple[int, ...] = (24, 40, 64, 96, 128, 128)) -> None:
         super().__init__()
         self.first = EqualConv(5, channels[0], 3)
         self.steps = nn.ModuleList(EqualConv(a, b, 3) for a, b in zip(channels, channels[1:], strict=False))
@@ -48,9 +54,9 @@ class Discriminator(nn.Module):
         """Higher is more like a photograph."""
         x = F.leaky_relu(self.first(crops), 0.2)
         for step in self.steps:
-            x = F.avg_pool2d(F.leaky_relu(step(x), 0.2), 2)
+            x = F.leaky_relu(step(x, stride=2), 0.2)
         spread = x.std(0, unbiased=False).mean().expand(len(x), 1, *x.shape[2:])
-        x = F.leaky_relu(self.last(torch.cat((x, spread), 1)), 0.2)
+        x = F.adaptive_avg_pool2d(F.leaky_relu(self.last(torch.cat((x, spread), 1)), 0.2), 4)
         return self.score(x.flatten(1))[:, 0]
 
 

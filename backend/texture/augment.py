@@ -33,8 +33,12 @@ class AugmentOptions:
     tone_own: float = 0.35
     """Share of maps that stay near their base person's own tone."""
     blood: float = 0.06
+    whole: float = 0.4
+    """Share of maps whose face parts all come from one person."""
     swap: float = 0.55
-    """Probability that a face part comes from another person."""
+    """Probability that a face part comes from another person in the other maps."""
+    portraits: float = 0.7
+    """Share of base persons that are photographed portraits, where there are any."""
     shift: float = 0.012
     """Largest smooth displacement of features, in map widths."""
     low_frequency: float = 0.05
@@ -67,16 +71,19 @@ class Augmenter:
         self.rims = [(mask > 0.15) & (mask < 0.6) for mask in self.masks.values()]
         self.soft = _soft_regions(self.regions, self.masks)
         self.pin = (1 - ndimage.gaussian_filter(ndimage.maximum_filter(self.rest, 5), self.size / 100)).clip(0, 1)
+        self.boxes = {name: _box(mask) for name, mask in self.masks.items()}
         line = (2 * torch.arange(self.size) + 1) / self.size - 1
         self.grid = torch.stack(torch.meshgrid(line, line, indexing="xy"), -1)
         self.locus = [np.polyfit([t[1] for t in self.tones], [t[c] for t in self.tones], 1) for c in range(3)]
         """Line per channel: the channel's log albedo for a person's green."""
         self.greens = np.array([tone[1] for tone in self.tones])
+        self.weight = balance(self.greens, np.array([s.origin == "portrait" for s in sources]), self.options.portraits)
+        """Chance of every source to be drawn as a base."""
 
     def draw(self, seed: int) -> np.ndarray:
         """One map (R, R, 3), uint8 sRGB."""
         rng = np.random.default_rng(seed)
-        base = int(rng.integers(len(self.details)))
+        base = int(rng.choice(len(self.weight), p=self.weight))
         tone = self._tone(base, rng)
         detail = self._compose(base, tone, rng)
         detail = self._shift(detail, rng)
@@ -105,19 +112,21 @@ class Augmenter:
 
     def _compose(self, base: int, tone: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Deviations from the skin colour, parts taken from people of similar tone, now and then mirrored."""
-        near = np.exp(-0.5 * ((self.greens - tone[1]) / 0.7) ** 2) + 0.05
+        near = self.weight * (np.exp(-0.5 * ((self.greens - tone[1]) / 0.7) ** 2) + 0.05)
         near /= near.sum()
         detail = self.details[base].astype(np.float32)
-        for mask, rim in zip(self.masks.values(), self.rims, strict=True):
-            if rng.random() < self.options.swap:
+        swap = 0.0 if rng.random() < self.options.whole else self.options.swap
+        for (name, mask), rim in zip(self.masks.items(), self.rims, strict=True):
+            if rng.random() < swap:
                 other = self.details[int(rng.choice(len(near), p=near))]
                 other = other[:, ::-1] if rng.random() < 0.5 else other
-                step = other - detail
-                level = np.median(step[rim], axis=0) if rim.any() else 0.0
-                detail = detail + mask[..., None] * (step - level)
+                box = self.boxes[name]
+                step = other[box] - detail[box]
+                level = np.median(step[rim[box]], axis=0) if rim.any() else 0.0
+                detail[box] += mask[box][..., None] * (step - level)
         if rng.random() < 0.5:
             detail = detail[:, ::-1]
-        if rng.random() < 0.3:
+        if rng.random() < 0.5 * swap:
             other = self.details[int(rng.choice(len(near), p=near))]
             detail = detail + (1 / (1 + np.exp(-6 * self._field(rng, 4))))[..., None] * (other - detail)
         lighter = max(0.0, float(tone[1] - self.tones[base][1]))
@@ -179,6 +188,25 @@ class Augmenter:
         impulse[4, 4] = 1
         sigma = spread * self.size / 512
         return ndimage.gaussian_filter(out, sigma) * (depth / ndimage.gaussian_filter(impulse, sigma).max())
+
+
+def balance(greens: np.ndarray, portrait: np.ndarray, share: float) -> np.ndarray:
+    """Chances (N,), summing to 1: `share` for all portraits, the rest for the others; rare skin tones count more.
+
+    greens (N,): log-linear green of each skin; weights go with the inverse root of how many are alike.
+    """
+    alike = np.exp(-0.5 * ((greens[:, None] - greens[None]) / 0.2) ** 2)
+    weight = np.zeros(len(greens))
+    for group, part in ((portrait, share), (~portrait, 1 - share)):
+        rare = 1 / np.sqrt(alike[np.ix_(group, group)].sum(1)) if group.any() else np.zeros(0)
+        weight[group] = part * rare / max(rare.sum(), 1e-9)
+    return weight / weight.sum()
+
+
+def _box(mask: np.ndarray) -> tuple[slice, slice]:
+    """Rows and columns in which a mask (R, R) is not zero."""
+    rows, columns = (np.append(np.flatnonzero(mask.max(axis) > 1e-3), 0) for axis in (1, 0))
+    return slice(int(rows[0]), int(rows.max()) + 1), slice(int(columns[0]), int(columns.max()) + 1)
 
 
 def _without_highlights(detail: np.ndarray, most: float = 0.25) -> np.ndarray:

@@ -1,55 +1,81 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Builds the training set: `python -m backend train textures --shared DATA --out FOLDER`.
 
-Bakes the people of the developer data folder into our UV layout (`data.py`), sets the held-out ones aside and draws
-varied maps from the others (`augment.py`). The folder it leaves is what `python -m backend train texture-gan` reads.
+Bakes the people of the developer data folder into our UV layout (`data.py`), reads portrait photographs
+(`portraits.py`), sets the held-out ones aside and draws varied maps from the others (`augment.py`). Pictures of one's
+own in our layout take the place of all these with `--pictures`. The folder it leaves is what
+`python -m backend train texture-gan` reads. A build that was stopped goes on where it was.
 """
 from __future__ import annotations
 
 import argparse
 import json
+import os
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from PIL import Image
 from scipy import ndimage
 
+from backend.errors import GanfitError
 from backend.texture.augment import Augmenter
 from backend.texture.data import SkinLayout, SourceMap, decode, encode, load_sources, name_hash
 from backend.texture.linear import raw_band
 from backend.texture.uvmap import area_down
 
+if TYPE_CHECKING:
+    from backend.texture.portraits import Workshop
+
 SIZE = 512
 GRAIN_PERSON = "White_F_1"
 """Photographed pores without stubble, of middling strength."""
+HELD_OUT_PORTRAITS = Path(__file__).with_name("held_out_portraits.txt")
+"""Hashes of the file names (without ending) of portraits that no training may see."""
+PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 
 
-def save_sources(layout: SkinLayout, shared: Path, path: Path) -> None:
-    """Bake all people and keep maps, masks and regions as one npz."""
+def save_maps(path: Path, people: Sequence[SourceMap], **more: np.ndarray) -> None:
+    """Keep people's maps and masks as one npz, written in one move."""
+    temporary = path.with_suffix(".partial")
+    with temporary.open("wb") as file:
+        np.savez(file, albedo=np.stack([(p.albedo * 255 + 0.5).astype(np.uint8) for p in people]),
+                 valid=np.stack([(p.valid * 255).astype(np.uint8) for p in people]),
+                 names=np.array([p.name for p in people]), origin=np.array([p.origin for p in people]), **more)
+    os.replace(temporary, path)
+
+
+def save_sources(layout: SkinLayout, people: Sequence[SourceMap], path: Path) -> None:
+    """Keep people's maps, and the layout's masks with them."""
     texels = layout.texels(SIZE)
-    regions = layout.region_maps(texels)
-    people = list(load_sources(layout, shared, SIZE))
-    np.savez(path, albedo=np.stack([(p.albedo * 255 + 0.5).astype(np.uint8) for p in people]),
-             valid=np.stack([(p.valid * 255).astype(np.uint8) for p in people]),
-             names=np.array([p.name for p in people]), origin=np.array([p.origin for p in people]),
-             covered=texels.covered, layout_id=np.array(layout.layout_id),
-             **{f"region_{n}": (m * 255 + 0.5).astype(np.uint8) for n, m in regions.items()})
+    regions = {f"region_{n}": (m * 255 + 0.5).astype(np.uint8) for n, m in layout.region_maps(texels).items()}
+    save_maps(path, people, covered=texels.covered, layout_id=np.array(layout.layout_id), **regions)
 
 
-def read_sources(path: Path, resolution: int = SIZE) -> tuple[list[SourceMap], dict[str, np.ndarray], np.ndarray]:
-    """People, region masks (R, R) and coverage (R, R) of `save_sources`, at a power-of-two share of its resolution."""
-    factor = SIZE // resolution
+def read_maps(path: Path, resolution: int) -> list[SourceMap]:
+    """People of `save_maps` at a power-of-two share of their resolution."""
     with np.load(path, allow_pickle=False) as data:
+        albedos, valids = data["albedo"], data["valid"]
+        factor = max(1, albedos.shape[1] // resolution)
+        linear = decode(np.arange(256) / 255)
         people = []
-        columns = (data[key] for key in ("names", "origin", "albedo", "valid"))
-        for name, origin, albedo, valid in zip(*columns, strict=True):
-            small = encode(area_down(decode(albedo.astype(np.float32) / 255), factor))
+        for name, origin, albedo, valid in zip(data["names"], data["origin"], albedos, valids, strict=True):
+            small = encode(area_down(linear[albedo], factor)) if factor > 1 else albedo.astype(np.float32) / 255
             people.append(SourceMap(str(name), str(origin), small, area_down(valid.astype(np.float32) / 255, factor)))
+    return people
+
+
+def read_layout(path: Path, resolution: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Region masks (R, R) and coverage (R, R) of `save_sources`."""
+    with np.load(path, allow_pickle=False) as data:
+        factor = SIZE // resolution
         regions = {n.removeprefix("region_"): area_down(data[n].astype(np.float32) / 255, factor)
                    for n in data.files if n.startswith("region_")}
-        return people, regions, area_down(data["covered"].astype(np.float32), factor)
+        return regions, area_down(data["covered"].astype(np.float32), factor)
 
 
 def texel_weight(regions: dict[str, np.ndarray], covered: np.ndarray) -> np.ndarray:
@@ -60,29 +86,89 @@ def texel_weight(regions: dict[str, np.ndarray], covered: np.ndarray) -> np.ndar
     return (weight * (1 - 0.7 * hidden)).astype(np.float32)
 
 
-def save_grain(sources: Path, path: Path) -> None:
-    """Pores and fine lines of one person's smooth skin, raw left halves (3, R, R/2) at 256 and 512 texels.
+def save_grain(folder: Path) -> None:
+    """Pores and fine lines of one person's smooth skin with standard deviation 1 everywhere, (R, R) at 256 and 512.
 
-    Averages over people have none; a generator is given these once, so that its skin is not plastic.
+    Averages over people have none; a generator is given these, so that its skin is not plastic.
     """
-    people, regions, _ = read_sources(sources)
-    person = next(p for p in people if p.name == GRAIN_PERSON)
+    regions, _ = read_layout(folder / "sources.npz", SIZE)
+    people = read_maps(folder / "sources.npz", SIZE)
+    person = next((p for p in people if p.name == GRAIN_PERSON), people[0])
     names = ("brow", "eyes", "lips", "nostril", "socket", "mouth_bag", "ear_left", "ear_right")
     features = sum(regions[n] for n in names)
     smooth = ndimage.gaussian_filter((ndimage.maximum_filter(features, 9) < 0.05).astype(np.float32), 3)
     maps = torch.from_numpy(person.albedo).permute(2, 0, 1)[None]
     grain = {}
     for side in (256, 512):
-        band = raw_band(maps, side)[0].mean(0).numpy() * area_down(smooth, SIZE // side)
-        limit = 3 * band[area_down(regions["cheek"], SIZE // side) > 0.3].std()
-        grain[f"grain_{side}"] = np.repeat(band.clip(-limit, limit)[None, :, :side // 2], 3, 0).astype(np.float32)
-    np.savez(path, **grain)
+        band = raw_band(maps, side)[0].mean(0).numpy()
+        band = band - ndimage.gaussian_filter(band, 4)
+        local = np.sqrt(ndimage.gaussian_filter(band**2, side / 24)) + 1e-4
+        grain[f"grain_{side}"] = (band / local).clip(-3, 3) * area_down(smooth, SIZE // side)
+    np.savez(folder / "grain.npz", **{k: v.astype(np.float32) for k, v in grain.items()})
 
 
-def draw_maps(sources: Path, resolution: int, count: int, seed: int, path: Path) -> None:
+# ------------------------------------------------------------------------------------------------------------ portraits
+def read_portraits(photos: Sequence[Path], sources: Path, folder: Path, worker: int, workers: int) -> None:
+    """One worker's share of the portraits, see `portraits.read_portraits`."""
+    from backend.texture import portraits
+
+    torch.set_num_threads(1)
+    portraits.read_portraits(_workshop(sources, networks=True), photos[worker::workers], folder)
+
+
+def _workshop(sources: Path, networks: bool) -> Workshop:
+    from backend.fit.person import Person
+    from backend.head.model import load_head
+    from backend.networks.detector import FaceDetector
+    from backend.networks.landmarks import load_landmarks
+    from backend.render.raster import get_rasterizer
+    from backend.texture.generator import load_generator
+    from backend.texture.portraits import SIZE as PORTRAIT_SIZE
+    from backend.texture.portraits import Workshop
+
+    person = Person(load_head(), load_generator(), get_rasterizer())
+    better = [p for p in read_maps(sources, PORTRAIT_SIZE) if not p.held_out]
+    if networks:
+        return Workshop(person, better, FaceDetector(), load_landmarks("mediapipe"))
+    return Workshop(person, better)
+
+
+def finish_portraits(folder: Path, sources: Path, out: Path) -> Counter:
+    """Mask and complete the portraits in `folder`: training maps of 512 texels, held-out ones of 256; counts."""
+    from backend.texture.portraits import Portrait, Rejected, fine_bands, finish, with_detail
+
+    shop = _workshop(sources, networks=False)
+    secret = set(HELD_OUT_PORTRAITS.read_text().split())
+    regions, _ = read_layout(sources, SIZE)
+    donors = [p for p in read_maps(sources, SIZE) if not p.held_out and p.origin == "avatar"]
+    bands = fine_bands(donors, regions)
+    features = np.clip(sum(regions[n] for n in ("brow", "eyes", "lips", "nostril")), 0, 1)
+    files = sorted(folder.glob("*.npz"))
+    portraits = [Portrait.load(f) for f in files]
+    usual = np.median([p.photo_tone for p in portraits], 0)
+    counts = Counter(f"rejected: {f.read_text()}" for f in folder.glob("*.rejected"))
+    train, held = [], []
+    for file, portrait in zip(files, portraits, strict=True):
+        try:
+            person = finish(shop, portrait, file.stem, usual)
+        except Rejected as reason:
+            counts[f"rejected: {reason.rule}"] += 1
+            continue
+        if name_hash(file.stem) in secret:
+            held.append(person)
+        else:
+            train.append(with_detail(person, bands[int(name_hash(file.stem), 16) % len(bands)], features))
+    save_maps(out / "portraits.npz", train)
+    save_maps(out / "held_out_portraits.npz", held)
+    return counts + Counter({"used": len(train), "held out": len(held)})
+
+
+# -------------------------------------------------------------------------------------------------------------- drawing
+def draw_maps(folder: Path, resolution: int, count: int, seed: int, path: Path) -> None:
     """Write `count` varied maps of the training people, uint8 (N, R, R, 3)."""
-    people, regions, _ = read_sources(sources, resolution)
-    augmenter = Augmenter([p for p in people if not p.held_out], regions)
+    torch.set_num_threads(1)
+    regions, _ = read_layout(folder / "sources.npz", resolution)
+    augmenter = Augmenter(training_people(folder, resolution), regions)
     partial = path.with_suffix(".partial")
     maps = np.lib.format.open_memmap(partial, "w+", np.uint8, (count, resolution, resolution, 3))
     for i in range(count):
@@ -91,55 +177,98 @@ def draw_maps(sources: Path, resolution: int, count: int, seed: int, path: Path)
     partial.replace(path)
 
 
-def save_held_out(sources: Path, path: Path) -> list[str]:
-    """Keep the held-out people's maps, and what their figures need, for `backend.texture.evaluate`."""
-    people, regions, covered = read_sources(sources)
+def training_people(folder: Path, resolution: int) -> list[SourceMap]:
+    """Everybody in a set who is not held out; portraits show nothing of their own above 256 texels."""
+    people = [p for p in read_maps(folder / "sources.npz", resolution) if not p.held_out]
+    portraits = folder / "portraits.npz"
+    return people + (read_maps(portraits, resolution) if portraits.exists() and resolution <= 256 else [])
+
+
+def save_held_out(folder: Path) -> list[str]:
+    """Keep the held-out people's maps, and what their figures need, for the benchmark."""
+    people = read_maps(folder / "sources.npz", SIZE)
+    regions, covered = read_layout(folder / "sources.npz", SIZE)
     held = [p for p in people if p.held_out]
     mean = encode(np.mean([decode(p.albedo) for p in people if not p.held_out], 0))
-    np.savez(path, albedo=np.stack([(p.albedo * 255 + 0.5).astype(np.uint8) for p in held]),
-             valid=np.stack([(p.valid * 255).astype(np.uint8) for p in held]), names=np.array([p.name for p in held]),
-             chart=texel_weight(regions, covered), mean=(mean * 255 + 0.5).astype(np.uint8),
-             cheek_64=area_down(regions["cheek"], SIZE // 64) > 0.4)
+    if held:
+        save_maps(folder / "held_out.npz", held, chart=texel_weight(regions, covered),
+                  mean=(mean * 255 + 0.5).astype(np.uint8), cheek_64=area_down(regions["cheek"], SIZE // 64) > 0.4)
     return [p.name for p in held]
+
+
+def pictures_as_people(folder: Path) -> list[SourceMap]:
+    """A user's own maps: square pictures in our UV layout, at least 512 texels a side. Raises GanfitError."""
+    people = []
+    for path in sorted(p for p in folder.iterdir() if p.suffix.lower() in PICTURES):
+        with Image.open(path) as image:
+            if image.width != image.height or image.width < SIZE:
+                raise GanfitError("bad_photo", f"{path.name} is {image.width}x{image.height} pixels, not a square map.",
+                                  hint=f"Bake the albedo into the head's UV layout at {SIZE}x{SIZE} or more.")
+            small = np.asarray(image.convert("RGB").resize((SIZE, SIZE), Image.Resampling.BOX), np.float32) / 255
+        people.append(SourceMap(path.stem, "picture", small, np.ones((SIZE, SIZE), np.float32)))
+    if not people:
+        raise GanfitError("bad_photo", f"There are neither prepared maps nor pictures in {folder}.",
+                          hint="Give a folder of square PNG or JPEG albedo maps in the head's UV layout.")
+    return people
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line: `python -m backend train textures`."""
     parser = argparse.ArgumentParser(prog="python -m backend train textures", description=__doc__)
-    parser.add_argument("--shared", type=Path, required=True, help="folder with avatars/ and skins/")
+    origin = parser.add_mutually_exclusive_group(required=True)
+    origin.add_argument("--shared", type=Path, help="folder with avatars/, skins/ and, where there is one, portraits/")
+    origin.add_argument("--pictures", type=Path, help="folder of your own square albedo maps in the head's UV layout")
     parser.add_argument("--out", type=Path, default=Path("textures"))
     parser.add_argument("--maps-256", type=int, default=2400)
     parser.add_argument("--maps-512", type=int, default=600)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=2)
     options = parser.parse_args(argv)
-    options.out.mkdir(parents=True, exist_ok=True)
-    sources = options.out / "sources.npz"
+    print(json.dumps(build(**vars(options)), indent=1))
+    return 0
+
+
+def build(out: Path, maps_256: int, maps_512: int, seed: int = 0, workers: int = 2, shared: Path | None = None,
+          pictures: Path | None = None) -> dict:
+    """Build a set in the folder `out` from `shared` data or one's own `pictures`; returns its counts."""
+    out.mkdir(parents=True, exist_ok=True)
+    sources = out / "sources.npz"
     if not sources.exists():
         from backend.head.model import load_head
 
-        save_sources(SkinLayout.of(load_head()), options.shared, sources)
-    held = save_held_out(sources, options.out / "held_out.npz")
-    save_grain(sources, options.out / "grain.npz")
-    people, regions, covered = read_sources(sources)
-    np.save(options.out / "weight.npy", texel_weight(regions, covered))
+        layout = SkinLayout.of(load_head())
+        people = list(load_sources(layout, shared, SIZE)) if shared else pictures_as_people(pictures)
+        save_sources(layout, people, sources)
+    people = read_maps(sources, 64)
+    report: dict = {"people": dict(Counter(p.origin for p in people)), "held_out": save_held_out(out)}
+    save_grain(out)
+    regions, covered = read_layout(sources, SIZE)
+    np.save(out / "weight.npy", texel_weight(regions, covered))
     with np.load(sources, allow_pickle=False) as data:
-        (options.out / "layout_id.txt").write_text(str(data["layout_id"]))
-    jobs = []
-    with ProcessPoolExecutor(options.workers) as pool:
-        for resolution, count in ((256, options.maps_256), (512, options.maps_512)):
-            share = -(-count // options.workers)
-            for w in range(options.workers):
-                path = options.out / f"maps_{resolution}_{w}.npy"
-                if share and not path.exists():
-                    seed = options.seed + resolution * 1_000_000 + w * 100_000
-                    jobs.append(pool.submit(draw_maps, sources, resolution, share, seed, path))
+        (out / "layout_id.txt").write_text(str(data["layout_id"]))
+    with ProcessPoolExecutor(workers) as pool:
+        photos = sorted((shared / "portraits").glob("*.jpg")) if shared else []
+        if photos and not (out / "portraits.npz").exists():
+            for share in [pool.submit(read_portraits, photos, sources, out / "portraits", w, workers)
+                          for w in range(workers)]:
+                share.result()
+            counts = pool.submit(finish_portraits, out / "portraits", sources, out).result()
+            (out / "portraits.json").write_text(json.dumps(counts, indent=1))
+        jobs = []
+        for resolution, count in ((256, maps_256), (512, maps_512)):
+            share_of = -(-count // workers)
+            for w in range(workers):
+                path = out / f"maps_{resolution}_{w}.npy"
+                if share_of and not path.exists():
+                    first = seed + resolution * 1_000_000 + w * 100_000
+                    jobs.append(pool.submit(draw_maps, out, resolution, share_of, first, path))
         for job in jobs:
             job.result()
-    counts = {o: sum(p.origin == o for p in people) for o in sorted({p.origin for p in people})}
-    print(json.dumps({"people": counts, "held_out": held, "maps_256": options.maps_256, "maps_512": options.maps_512}))
-    (options.out / "split.json").write_text(json.dumps({"held_out": {n: name_hash(n) for n in held}}, indent=1))
-    return 0
+    if (out / "portraits.json").exists():
+        report["portraits"] = json.loads((out / "portraits.json").read_text())
+    report |= {"maps_256": maps_256, "maps_512": maps_512}
+    (out / "split.json").write_text(json.dumps({"held_out": {n: name_hash(n) for n in report["held_out"]}}, indent=1))
+    return report
 
 
 if __name__ == "__main__":

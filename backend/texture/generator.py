@@ -38,8 +38,10 @@ class GeneratorSpec:
     """Trunk channels at 4, 8, 16, ... texels."""
     base_resolution: int = 32
     """The linear base holds this many texels a side."""
-    linear_bands: tuple[int, ...] = (64, 28, 9, 2)
-    """Left-right symmetric linear RGB detail maps at each resolution above the base."""
+    linear_bands: tuple[int, ...] = (170, 82, 24, 3)
+    """Left-right symmetric linear detail maps, each of one tint, at each resolution above the base."""
+    grain: tuple[bool, ...] = (False, False, True, True)
+    """Whether a resolution above the base has a map of skin grain, which is not symmetric."""
     place_maps: tuple[int, ...] = (8, 8, 4, 0)
     """Learned feature maps that tell the trunk where it is, at each resolution above the base."""
     knee: float = KNEE
@@ -91,9 +93,9 @@ class EqualConv(nn.Module):
         self.bias = nn.Parameter(torch.zeros(outputs))
         self.scale = gain / (inputs * kernel * kernel) ** 0.5
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, inputs, H, W) to (B, outputs, H, W)."""
-        return F.conv2d(x, self.weight * self.scale, self.bias, padding=self.weight.shape[-1] // 2)
+    def forward(self, x: Tensor, stride: int = 1) -> Tensor:
+        """(B, inputs, H, W) to (B, outputs, H / stride, W / stride)."""
+        return F.conv2d(x, self.weight * self.scale, self.bias, stride, padding=self.weight.shape[-1] // 2)
 
 
 class EqualLinear(nn.Module):
@@ -111,18 +113,30 @@ class EqualLinear(nn.Module):
 
 
 class LinearBand(nn.Module):
-    """RGB detail of one resolution, linear in the latent: a few symmetric maps, each with a weight that z decides."""
+    """RGB detail of one resolution: symmetric maps of one tint each, mixed linearly by the latent, and skin grain.
 
-    def __init__(self, latent: int, maps: int, resolution: int) -> None:
+    The grain is one fixed map (1, R, R); the latent decides how strong it is.
+    """
+
+    def __init__(self, latent: int, maps: int, resolution: int, grain: bool) -> None:
         super().__init__()
-        self.maps = nn.Parameter(torch.zeros(maps, 3, resolution, resolution // 2))
+        self.maps = nn.Parameter(torch.zeros(maps, resolution, resolution // 2))
+        self.tint = nn.Parameter(torch.ones(maps, 3))
         self.weight = nn.Parameter(torch.zeros(maps, latent))
         self.bias = nn.Parameter(torch.zeros(maps))
+        self.grain = nn.Parameter(torch.zeros(1, resolution, resolution)) if grain else None
+        self.strength = nn.Parameter(torch.zeros(latent)) if grain else None
+        """Log of the grain's strength per latent coordinate."""
 
     def forward(self, z: Tensor) -> Tensor:
         """Latent (B, L) to raw detail (B, 3, R, R)."""
         mix = F.linear(z, self.weight, self.bias)
-        return mirrored(torch.einsum("bk,kchw->bchw", mix, self.maps))
+        tinted = (mix[:, None] * self.tint.T).reshape(-1, len(self.maps))
+        detail = mirrored((tinted @ self.maps.flatten(1)).view(len(z), 3, *self.maps.shape[1:]))
+        if self.grain is None or self.strength is None:
+            return detail
+        strength = torch.exp((z @ self.strength).clamp(-1.2, 0.8))
+        return detail + strength[:, None, None, None] * self.grain
 
 
 class Level(nn.Module):
@@ -138,7 +152,7 @@ class Level(nn.Module):
         self.style = EqualLinear(spec.latent, outputs)
         nn.init.zeros_(self.style.weight)
         self.places = nn.Parameter(torch.randn(places, resolution, resolution // 2)) if places else None
-        self.band = LinearBand(spec.latent, spec.linear_bands[index], resolution) if detail else None
+        self.band = LinearBand(spec.latent, spec.linear_bands[index], resolution, spec.grain[index]) if detail else None
         self.to_rgb = None
         if resolution >= spec.base_resolution:
             self.to_rgb = EqualConv(outputs, 3, 1, gain=1.0)
@@ -247,7 +261,7 @@ class Generator(nn.Module):
             total += level.narrow.weight.numel() * (side // 2) ** 2 + level.mix.weight.numel() * side**2
             total += level.style.weight.numel()
             total += level.to_rgb.weight.numel() * side**2 if level.to_rgb is not None else 0
-            total += level.band.maps.numel() + level.band.weight.numel() if level.band is not None else 0
+            total += 3 * level.band.maps.numel() + level.band.weight.numel() if level.band is not None else 0
         return total
 
     def _checked_resolution(self, resolution: int | None) -> int:
@@ -264,7 +278,7 @@ class Generator(nn.Module):
 def save_generator(generator: Generator, path: Path, notes: dict[str, str] | None = None) -> None:
     """Write the weights in fp16 with the spec, the layout id and `notes` as metadata."""
     tensors = {name: t.detach().cpu().half().contiguous() for name, t in generator.state_dict().items()}
-    metadata = {"format": "ganfit-texture-2", "layout_id": generator.layout_id,
+    metadata = {"format": "ganfit-texture-3", "layout_id": generator.layout_id,
                 "spec": json.dumps(asdict(generator.spec)), **(notes or {})}
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file(tensors, path, metadata=metadata)

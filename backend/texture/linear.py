@@ -6,7 +6,6 @@ N(0, I) and the code agree without an encoder network, and any map, seen or not,
 """
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -105,25 +104,27 @@ def fit_code(images: Tensor, weight: Tensor, latent: int, base: int, batch: int 
 
 
 @torch.no_grad()
-def initialise(generator: Generator, latents: Tensor, images: Tensor, resolutions: Sequence[int],
-               leading: int = 64, batch: int = 32) -> None:
-    """Set the linear base or bands of `resolutions` by regression of the images on their first `leading` latents."""
-    sums = {}
+def initialise(generator: Generator, latents: Tensor, images: Tensor, leading: dict[int, int], batch: int = 32) -> None:
+    """Set the linear base or bands by regression of the images on their latents.
+
+    leading: resolution -> how many latents, the first ones, that resolution may depend on.
+    """
+    sums: dict[int, tuple[Tensor, Tensor]] = {}
     base = generator.spec.base_resolution
     for part, z in zip(images.split(batch), latents.split(batch), strict=True):
         maps = as_maps(part)
-        for r in resolutions:
+        for r, used in leading.items():
             values = (unsquash(shrink(maps, base)) if r == base else raw_band(maps, r)).flatten(1)
-            used = z if r == base else z[:, :leading]
-            total, moment = sums.get(r, (0, 0))
-            sums[r] = (total + values.sum(0), moment + used.T @ values)
+            total, moment = values.sum(0), z[:, :used].T @ values
+            sums[r] = (sums[r][0] + total, sums[r][1] + moment) if r in sums else (total, moment)
     count = len(latents)
     for r, (total, moment) in sums.items():
         mean = total / count
-        used = latents if r == base else latents[:, :leading]
-        centred = used - used.mean(0)
-        slope = torch.linalg.solve(centred.T @ centred / count + 0.02 * torch.eye(used.shape[1]),
-                                   moment / count - used.mean(0)[:, None] * mean)
+        known = latents[:, :leading[r]]
+        centred = known - known.mean(0)
+        slope = torch.linalg.solve(centred.T @ centred / count + 0.02 * torch.eye(known.shape[1]),
+                                   moment / count - known.mean(0)[:, None] * mean)
+        mean = mean - known.mean(0) @ slope
         if r == base:
             generator.base.copy_(slope.view_as(generator.base))
             generator.base_mean.copy_(mean.view_as(generator.base_mean))
@@ -131,21 +132,61 @@ def initialise(generator: Generator, latents: Tensor, images: Tensor, resolution
             _set_band(generator, r, mean.view(3, r, r), slope.view(-1, 3, r, r))
 
 
+MEAN_MAPS = 2
+"""Leading maps of a band that hold the mean: two tints describe its colours."""
+
+
 def _set_band(generator: Generator, resolution: int, mean: Tensor, slope: Tensor) -> None:
-    """Mean and leading symmetric components of one band."""
+    """Mean and leading symmetric components of one band; all components share the tint that explains most."""
     band = generator.band(resolution)
     half = resolution // 2
 
     def symmetric(x: Tensor) -> Tensor:
         return 0.5 * (x + x.flip(-1))[..., :half]
 
-    flat = symmetric(slope).flatten(1)
-    values, vectors = torch.linalg.eigh(flat @ flat.T)
-    count = len(band.maps) - 1
-    vectors = vectors.flip(1)[:, :count]
-    band.maps[0] = symmetric(mean)
-    band.maps[1:] = (vectors.T @ flat).view(count, 3, resolution, half)
+    tints, values, planes = torch.linalg.svd(symmetric(mean).flatten(1), full_matrices=False)
+    unit = 3**0.5
+    band.maps[:MEAN_MAPS] = (values[:, None] * planes)[:MEAN_MAPS].view(-1, resolution, half) / unit
+    band.tint[:MEAN_MAPS] = tints.T[:MEAN_MAPS] * unit
+    colours = symmetric(slope).transpose(0, 1).flatten(1)
+    tint = torch.linalg.eigh(colours @ colours.T)[1][:, -1]
+    tint = tint * tint.sum().sign()
+    flat = (tint @ colours).view(len(slope), -1) / unit
+    count = min(len(band.maps) - MEAN_MAPS, len(flat))
+    vectors = torch.linalg.eigh(flat @ flat.T)[1].flip(1)[:, :count]
+    band.maps[MEAN_MAPS:MEAN_MAPS + count] = (vectors.T @ flat).view(count, resolution, half)
+    band.tint[MEAN_MAPS:] = tint * unit
     band.bias.zero_()
-    band.bias[0] = 1
+    band.bias[:MEAN_MAPS] = 1
     band.weight.zero_()
-    band.weight[1:, :len(flat)] = vectors.T
+    band.weight[MEAN_MAPS:MEAN_MAPS + count, :len(flat)] = vectors.T
+
+
+GRAIN_LATENTS = 24
+"""How many leading latents may decide how strong a skin's grain is."""
+
+
+@torch.no_grad()
+def initialise_grain(generator: Generator, latents: Tensor, images: Tensor, resolution: int, unit: Tensor,
+                     batch: int = 8) -> None:
+    """Give one band the grain `unit` (R, R), of standard deviation 1, as strong as what the band leaves unexplained.
+
+    images: uint8 (N, S, S, 3), S >= R. The strength varies over the map and, log-linearly, with the latent.
+    """
+    band = generator.band(resolution)
+    energy, strength = torch.zeros(resolution, resolution), []
+    known = (unit.abs() > 0).float()
+    for part, z in zip(images.split(batch), latents.split(batch), strict=True):
+        left = (raw_band(as_maps(part), resolution) - band(z)).mean(1)
+        square = left.clamp(-0.5, 0.5).square() * known
+        energy += square.sum(0)
+        strength.append(0.5 * torch.log(square.sum((1, 2)) / known.sum() + 1e-8))
+    blur = max(3, resolution // 32) | 1
+    share = F.avg_pool2d(known[None], blur, 1, blur // 2)[0].clamp_min(1e-3)
+    spread = (F.avg_pool2d((energy / len(latents))[None], blur, 1, blur // 2)[0] / share).sqrt()
+    logs = torch.cat(strength)
+    used = latents[:, :GRAIN_LATENTS]
+    slope = torch.linalg.lstsq(torch.cat((used, torch.ones(len(used), 1)), 1), logs).solution
+    band.grain.copy_((unit * spread * torch.exp(slope[-1] - 0.5 * torch.log((torch.exp(2 * logs)).mean())))[None])
+    band.strength.zero_()
+    band.strength[:GRAIN_LATENTS] = slope[:-1]

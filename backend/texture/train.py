@@ -2,9 +2,9 @@
 """Training of the texture generator: `python -m backend train texture-gan`.
 
 The generator is trained as an auto-decoder over a linear model (`linear.py`), growing from 64 to 512 texels: every
-map's latent is its whitened linear code, the loss is L1 on the map and on its Laplacian bands, and a last stage may add
-an adversarial term that judges the fine structure of maps drawn from the prior. Everything a restart needs lies in one
-snapshot.
+map's latent is its whitened linear code, the loss is L1 on the map and on its Laplacian bands, and later stages add an
+adversarial term that judges fine structure. Stored maps are mirrored and their pigments changed as they are drawn, so
+that no map is seen twice. Everything a restart needs lies in one snapshot.
 """
 from __future__ import annotations
 
@@ -14,20 +14,22 @@ import json
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from backend.texture.adversary import Discriminator, discriminator_loss, random_crops
-from backend.texture.generator import Generator, GeneratorSpec, save_generator
-from backend.texture.linear import LinearCode, as_maps, fit_code, initialise, shrink
+from backend.errors import GanfitError
+from backend.texture.adversary import Discriminator, discriminator_loss, fine_structure, random_crops
+from backend.texture.augment import BLOOD, MELANIN
+from backend.texture.generator import Generator, GeneratorSpec, save_generator, squash, unsquash
+from backend.texture.linear import LinearCode, as_maps, fit_code, initialise, initialise_grain, shrink
 
 
 @dataclass(frozen=True)
@@ -50,8 +52,12 @@ class TrainOptions:
     out: Path = Path("training")
     seed: int = 1
     threads: int = 2
-    stages: tuple[Stage, ...] = (Stage(64, 600, 16), Stage(128, 700, 8), Stage(256, 900, 6), Stage(512, 500, 2),
-                                 Stage(512, 600, 2, 0.02))
+    stages: tuple[Stage, ...] = (Stage(64, 200, 16), Stage(128, 250, 8), Stage(256, 250, 4), Stage(256, 300, 4, 0.02),
+                                 Stage(512, 400, 2, 0.02))
+    reconstruction: float = 1.0
+    """Weight of the reconstruction loss; 0 trains a GAN without an auto-decoder, for comparison."""
+    pigment: float = 0.08
+    """Standard deviation of the change of melanin and blood in every map drawn, log-linear."""
     rate: float = 2e-3
     """Adam's step for layers with equalised learning rate."""
     linear_rate: float = 1e-4
@@ -66,18 +72,20 @@ class TrainOptions:
     average: float = 0.995
     """Decay of the generator's running average, which is what is kept."""
     snapshot_every: int = 100
+    maps_256: int = 1600
+    """How many variations of 256 and of 512 texels are drawn first where `textures` holds plain pictures."""
+    maps_512: int = 240
     minutes: float = 0.0
     """Stop (with a snapshot) after this time; 0 trains to the end."""
     spec: GeneratorSpec = field(default_factory=GeneratorSpec)
 
 
 class MapSet:
-    """The training maps of one resolution with their latents."""
+    """The training maps of one resolution."""
 
     def __init__(self, paths: Sequence[Path]) -> None:
         self.parts = [np.load(p, mmap_mode="r", allow_pickle=False) for p in paths]
         self.starts = np.cumsum([0] + [len(p) for p in self.parts])
-        self.latents = torch.empty(0)
 
     def __len__(self) -> int:
         return int(self.starts[-1])
@@ -87,10 +95,15 @@ class MapSet:
         part = np.searchsorted(self.starts, ids, side="right") - 1
         return torch.from_numpy(np.stack([self.parts[p][i - self.starts[p]] for p, i in zip(part, ids, strict=True)]))
 
-    def encode(self, code: LinearCode) -> None:
-        """Compute every map's latent."""
-        self.latents = torch.cat([code.encode(as_maps(self.images(range(i, min(i + 32, len(self))))))
-                                  for i in range(0, len(self), 32)])
+
+def varied(maps: Tensor, pigment: float, rng: torch.Generator) -> Tensor:
+    """Maps (B, 3, R, R), mirrored by chance, with more or less melanin and blood (log-linear deviation `pigment`)."""
+    count = len(maps)
+    flip = torch.rand(count, generator=rng) < 0.5
+    maps = torch.where(flip[:, None, None, None], maps.flip(-1), maps)
+    amount = pigment * torch.randn(2, count, 1, generator=rng)
+    density = amount[0] * torch.from_numpy(MELANIN) + 0.6 * amount[1] * torch.from_numpy(BLOOD)
+    return squash(unsquash(maps) - density[:, :, None, None] / 2.2)
 
 
 def reconstruction_loss(maps: Tensor, target: Tensor, weight: Tensor, band_weight: float) -> Tensor:
@@ -160,28 +173,38 @@ class Training:
                     state.setdefault(int(index), {})[key] = file.get_tensor(n)
                 optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
 
-    def run_step(self, data: MapSet, weight: Tensor, places: Tensor) -> dict[str, float]:
+    def run_step(self, data: MapSet, code: LinearCode, weight: Tensor, places: Tensor) -> dict[str, float]:
         """One step of the current stage; `data` has its maps, at least of its resolution."""
         stage, inside = self.stage()
         options = self.options
         rng = torch.Generator().manual_seed(options.seed * 1_000_003 + self.step)
         ids = torch.randint(len(data), (stage.batch,), generator=rng).tolist()
-        target = shrink(as_maps(data.images(ids)), stage.resolution)
-        z = data.latents[ids] + options.noise * torch.randn(stage.batch, options.spec.latent, generator=rng)
-        fade = min(1.0, (inside + 1) / max(1, options.fade * stage.steps)) if stage.adversarial == 0 else 1.0
+        whole = varied(as_maps(data.images(ids)), options.pigment, rng)
+        target = shrink(whole, stage.resolution)
+        prior = torch.randn(stage.batch, options.spec.latent, generator=rng)
+        z = code.encode(whole) + options.noise * prior if options.reconstruction else prior
+        first = not any(s.resolution == stage.resolution for s in options.stages[:options.stages.index(stage)])
+        fade = min(1.0, (inside + 1) / max(1, options.fade * stage.steps)) if first else 1.0
         warm = min(1.0, (self.step + 1) / 50)
         for group, rate in zip(self.optimiser.param_groups, (options.rate, options.linear_rate), strict=True):
             group["lr"] = rate * warm * self._rate_share()
-        loss = reconstruction_loss(self.generator(z, stage.resolution, fade), target,
-                                   shrink(weight, stage.resolution), options.band_weight)
-        terms = {"reconstruction": loss.item()}
+        drawn = self.generator(z, stage.resolution, fade)
+        loss = torch.zeros(())
+        terms = {}
+        if options.reconstruction:
+            loss = options.reconstruction * reconstruction_loss(
+                drawn, target, shrink(weight, stage.resolution), options.band_weight)
+            terms["reconstruction"] = loss.item()
         if stage.adversarial > 0:
-            drawn = self.generator(torch.randn(stage.batch, options.spec.latent, generator=rng), stage.resolution)
             limits = (places * stage.resolution).long()
-            fake = torch.cat([random_crops(drawn, limits, rng) for _ in range(2)])
-            real = torch.cat([random_crops(target, limits, rng) for _ in range(2)])
-            loss = loss + stage.adversarial * F.softplus(-self.judge(fake)).mean()
-            terms["judge"] = self._train_judge(real, fake.detach())
+            if options.reconstruction and self.step % 2:
+                drawn = self.generator(prior, stage.resolution)
+            view = fine_structure if options.reconstruction else (lambda maps: 2 * maps - 1)
+            fake = torch.cat([random_crops(view(drawn), limits, rng) for _ in range(2)])
+            real = torch.cat([random_crops(view(target), limits, rng) for _ in range(2)])
+            fooled = F.softplus(-self.judge(fake)).mean()
+            loss = loss + stage.adversarial * fooled
+            terms |= {"fooled": fooled.item(), "judge": self._train_judge(real, fake.detach())}
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         self.optimiser.step()
@@ -206,16 +229,6 @@ class Training:
         return 0.05 + 0.475 * (1 + float(np.cos(np.pi * min(1.0, self.step / total))))
 
 
-def with_grain(generator: Generator, path: Path) -> Generator:
-    """A copy whose mean map has the skin grain of `dataset.save_grain`, which no average of people shows."""
-    finished = copy.deepcopy(generator)
-    with np.load(path, allow_pickle=False) as data, torch.no_grad():
-        for name in data.files:
-            band = finished.band(int(name.removeprefix("grain_")))
-            band.maps[0] += torch.from_numpy(data[name]) / band.bias[0]
-    return finished
-
-
 def _starts_right(name: str) -> bool:
     return name.startswith("base") or ".band." in name or name.endswith("places")
 
@@ -229,11 +242,33 @@ def sample_grid(generator: Generator, seed: int, path: Path, columns: int = 8, r
     Image.fromarray((picture.numpy() * 255 + 0.5).astype(np.uint8)).save(path)
 
 
+def plot_losses(log: Path, path: Path, size: tuple[int, int] = (960, 480)) -> None:
+    """Draw every term of a training's log over its steps, each from 0 to its largest value; lines mark stages."""
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    picture = Image.new("RGB", size, "white")
+    draw = ImageDraw.Draw(picture)
+    last = max(line["step"] for line in lines)
+    for before, after in zip(lines, lines[1:], strict=False):
+        if before["resolution"] != after["resolution"]:
+            x = before["step"] / last * size[0]
+            draw.line(((x, 0), (x, size[1])), fill="lightgrey")
+            draw.text((x + 3, size[1] - 14), str(after["resolution"]), fill="grey")
+    for row, (name, colour) in enumerate((("reconstruction", "black"), ("fooled", "red"), ("judge", "blue"))):
+        points = [(line["step"], line[name]) for line in lines if name in line]
+        if points:
+            most = max(y for _, y in points) or 1.0
+            draw.line([(x / last * size[0], size[1] * (1 - 0.95 * y / most)) for x, y in points], fill=colour, width=2)
+            draw.text((8, 8 + 14 * row), f"{name}: last {points[-1][1]:.4f}, top {most:.4f}", fill=colour)
+    picture.save(path)
+
+
 def train(options: TrainOptions, report: Callable[[str], None] = print) -> Path:
     """Train to the end or for `options.minutes`; returns the folder with generator, snapshot, log and samples."""
     torch.set_num_threads(options.threads)
     options.out.mkdir(parents=True, exist_ok=True)
+    (options.out / "options.json").write_text(json.dumps(asdict(options), default=str, indent=1))
     report(json.dumps(asdict(options), default=str, indent=1))
+    options = with_prepared_maps(options, report)
     layout_id = (options.textures / "layout_id.txt").read_text().strip()
     weight = torch.from_numpy(np.load(options.textures / "weight.npy", allow_pickle=False))[None, None].float()
     sets = {r: MapSet(sorted(options.textures.glob(f"maps_{r}*.npy"))) for r in (256, 512)}
@@ -246,32 +281,46 @@ def train(options: TrainOptions, report: Callable[[str], None] = print) -> Path:
         report(f"continues at step {training.step}")
     else:
         code = start_from_linear(training, sets, weight, code_path, report)
-    for data in sets.values():
-        if len(data.latents) == 0:
-            data.encode(code)
-    _loop(training, sets, weight, snapshot, report)
+    _loop(training, sets, code, weight, snapshot, report)
     return options.out
+
+
+def with_prepared_maps(options: TrainOptions, report: Callable[[str], None]) -> TrainOptions:
+    """Options whose `textures` is a prepared set: a folder of plain pictures is turned into one beside the training."""
+    if (options.textures / "weight.npy").exists() or not options.textures.is_dir():
+        return options
+    from backend.texture.dataset import build
+
+    prepared = options.out / "set"
+    report(json.dumps(build(prepared, options.maps_256, options.maps_512, options.seed, options.threads,
+                            pictures=options.textures)))
+    return replace(options, textures=prepared)
 
 
 @torch.no_grad()
 def start_from_linear(training: Training, sets: dict[int, MapSet], weight: Tensor, code_path: Path,
                       report: Callable[[str], None]) -> LinearCode:
     """Fit the linear code on all small maps and give it to the generator."""
-    spec = training.options.spec
+    spec, folder = training.options.spec, training.options.textures
     small, large = sets[256], sets[512]
     images = small.images(range(len(small)))
-    code, small.latents = fit_code(images, weight.clamp_min(0.05), spec.latent, spec.base_resolution)
+    code, latents = fit_code(images, weight.clamp_min(0.05), spec.latent, spec.base_resolution)
     code.save(code_path)
-    below = (spec.base_resolution, *spec.detail_resolutions[:-1])
-    initialise(training.generator, small.latents, images, below, leading=96)
+    sizes = (spec.base_resolution, *spec.detail_resolutions)
+    most = dict(zip(sizes, (spec.latent, 320, 200, 120, 40), strict=True))
+    initialise(training.generator, latents, images, {r: most[r] for r in sizes if r <= 256})
     some = large.images(range(min(len(large), 400)))
-    initialise(training.generator, code.encode(as_maps(some)), some, spec.detail_resolutions[-1:], leading=8)
+    large_latents = torch.cat([code.encode(as_maps(part)) for part in some.split(32)])
+    initialise(training.generator, large_latents, some, {r: min(most[r], len(some) // 4) for r in sizes if r > 256})
+    with np.load(folder / "grain.npz", allow_pickle=False) as grain:
+        for r, (z, maps) in {256: (latents[:400], images[:400]), 512: (large_latents, some)}.items():
+            initialise_grain(training.generator, z, maps, r, torch.from_numpy(grain[f"grain_{r}"]))
     training.average.load_state_dict(training.generator.state_dict())
     report(f"linear code of {len(images)} maps; sigma {code.sigma[0]:.1f} to {code.sigma[-1]:.3f}")
     return code
 
 
-def _loop(training: Training, sets: dict[int, MapSet], weight: Tensor, snapshot: Path,
+def _loop(training: Training, sets: dict[int, MapSet], code: LinearCode, weight: Tensor, snapshot: Path,
           report: Callable[[str], None]) -> None:
     options = training.options
     total, terms = sum(s.steps for s in options.stages), []
@@ -280,18 +329,19 @@ def _loop(training: Training, sets: dict[int, MapSet], weight: Tensor, snapshot:
     places = torch.stack((covered.min(0).values, covered.max(0).values)) / weight.shape[-1]
     while training.step < total:
         stage, _ = training.stage()
-        terms.append(training.run_step(sets[512 if stage.resolution > 256 else 256], weight, places))
+        terms.append(training.run_step(sets[512 if stage.resolution > 256 else 256], code, weight, places))
         late = options.minutes and time.time() - began > 60 * options.minutes
         if training.step % options.snapshot_every == 0 or training.step == total or late:
             training.save(snapshot)
-            finished = with_grain(training.average, options.textures / "grain.npz")
-            save_generator(finished, options.out / "generator.safetensors", {"step": str(training.step)})
+            save_generator(training.average, options.out / "generator.safetensors",
+                           {"step": str(training.step), "options": json.dumps(asdict(options), default=str)})
             sample_grid(training.average, 7, options.out / f"samples_{training.step:06d}.png")
             mean = {k: round(float(np.mean([t[k] for t in terms if k in t])), 5) for k in terms[-1]}
             line = {"step": training.step, "of": total, "resolution": stage.resolution,
                     "seconds": round((time.time() - last) / len(terms), 3), **mean}
             with (options.out / "log.jsonl").open("a") as log:
                 log.write(json.dumps(line) + "\n")
+            plot_losses(options.out / "log.jsonl", options.out / "losses.png")
             report(json.dumps(line))
             terms, last = [], time.time()
             if late:
@@ -302,8 +352,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `TrainOptions` that are plain values, as command line arguments."""
     for item in fields(TrainOptions):
         if isinstance(item.default, (int, float, Path)):
-            parser.add_argument(f"--{item.name.replace('_', '-')}", type=type(item.default), default=item.default)
+            parser.add_argument(f"--{item.name.replace('_', '-')}", type=type(item.default), default=None,
+                                help=f"default {item.default}")
+    parser.add_argument("--options", type=Path, help="a JSON file of options, as training writes it; flags win over it")
     parser.add_argument("--dry-run", action="store_true", help="print the options and what would be trained, then stop")
+
+
+def read_options(path: Path | None, **flags: object) -> TrainOptions:
+    """Options of a JSON file, where there is one, with `flags` that are not None over them. Raises GanfitError."""
+    values: dict = {}
+    if path is not None:
+        try:
+            values = json.loads(path.read_text())
+            if "stages" in values:
+                values["stages"] = tuple(Stage(**s) for s in values["stages"])
+            if "spec" in values:
+                values["spec"] = GeneratorSpec(**{k: tuple(v) if isinstance(v, list) else v
+                                                  for k, v in values["spec"].items()})
+            values |= {name: Path(values[name]) for name in ("textures", "out") if name in values}
+            TrainOptions(**values)
+        except (OSError, ValueError, TypeError) as error:
+            raise GanfitError("bad_option", f"{path} holds no training options ({error}).") from error
+    return TrainOptions(**values | {k: v for k, v in flags.items() if v is not None})
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -311,13 +381,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m backend train texture-gan", description=__doc__)
     add_arguments(parser)
     arguments = vars(parser.parse_args(argv))
-    dry = arguments.pop("dry_run")
-    options = TrainOptions(**arguments)
+    dry, path = arguments.pop("dry_run"), arguments.pop("options")
+    options = read_options(path, **arguments)
     if dry:
         print(json.dumps(asdict(options), default=str, indent=1))
         generator = Generator(options.spec)
         print(f"{sum(p.numel() for p in generator.parameters()) / 1e6:.2f} M parameters, "
-              f"{generator.macs() / 1e9:.2f} GMAC a map of {options.spec.resolution} texels")
+              f"{generator.macs() / 1e9:.2f} GMAC a map of {options.spec.resolution} texels, "
+              f"{sum(s.steps for s in options.stages)} steps")
         return 0
     train(options)
     return 0
