@@ -33,9 +33,10 @@ BYTES = 115_000
 GAP = 6
 HEAD = (0.14, 0.09, 0.86, 0.87)
 """Left, top, right, bottom of the part of a studio picture that the head fills."""
-SCREENSHOTS = {"ready": (873, 105, 1127, 735), "fit": (873, 418, 1127, 800), "head": (873, 418, 1127, 905)}
+SCREENSHOTS = {"ready": (873, 105, 1127, 665), "fit": (873, 418, 1127, 800), "head": (873, 418, 1127, 905)}
 """The panel in the gui-test's screenshots (1400 x 1050 pixels), without the row that shows a path."""
-LANDMARKS = {"pin": (500, 140, 860, 470)}
+LANDMARKS = (500, 140, 860, 470)
+"""The face in the picture of the landmarks."""
 PANEL_GREY = (48, 48, 48)
 
 
@@ -132,7 +133,7 @@ def cells(name: str) -> list[Image.Image]:
     """Photo, fit and albedo out of a fit's contact sheet."""
     picture = Image.open(WORK / name / "sheet.jpg")
     side = picture.width // 8
-    return [picture.crop((i * side, 0, (i + 1) * side, picture.height)) for i in (0, 1, 5)]
+    return [picture.crop((i * side, picture.height - side, (i + 1) * side, picture.height)) for i in (0, 1, 5)]
 
 
 def matched(photo: Path, folder: Path) -> list[Image.Image]:
@@ -165,12 +166,12 @@ def main() -> None:
     save(sheet(list(map(studio, expressions)), (220, 275), 4), "expressions")
     contact = Image.open(WORK / "astronaut" / "sheet.jpg")
     save(contact.resize((1600, round(1600 * contact.height / contact.width)), Image.Resampling.LANCZOS), "sheet")
-    save(sheet([c for name in spoiled(face) for c in cells(name)], (200, 200), 3), "quality")
+    rows = zip(*(cells(name) for name in spoiled(face)), strict=True)
+    save(sheet([cell for row in rows for cell in row], (200, 200), 5), "quality")
     for shots in (ROOT / "out" / "gui").glob("*"):
         if list(shots.glob("*_pin.png")):  # the last one: the session went to its end
             save(panels(shots), "panel")
-            for name, box in LANDMARKS.items():
-                save(screenshot(shots, name).crop(box), "landmarks")
+            save(screenshot(shots, "landmarks").crop(LANDMARKS), "landmarks")
 
 
 if __name__ == "__main__":
