@@ -38,7 +38,6 @@ from backend.networks.identity import load_identity
 from backend.networks.landmarks import load_landmarks
 from backend.options import Options
 from backend.photo import Photo, load_photo
-from backend.refine.refine import refine
 from backend.render.raster import cuda_problem, get_rasterizer
 from backend.sheet import contact_sheet, overlay
 from backend.texture.generator import load_generator
@@ -269,6 +268,8 @@ def refined(scene: Assembled, result: dict, photos: list[np.ndarray]) -> Assembl
     options = Options.from_dict(result["options"])
     if not options.refine:
         return scene
+    from backend.refine.refine import refine  # with scipy's filters: not before the first iteration
+
     return refine(scene, photos, PRESETS[options.preset].albedo_size, options.seed)
 
 

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from backend.head.subdivision import subdivide
-
 SEGMENTS = 20
 IRIS_RADIUS = 0.00585
 """Half of the mean visible iris diameter of adults, 11.7 mm."""
@@ -79,6 +77,8 @@ def _quads(rings: int) -> np.ndarray:
 def _interpolating_cage(target: np.ndarray, quads: np.ndarray) -> np.ndarray:
     """Cage whose level-1 vertex points lie on `target`, since subdivision draws a convex cage inwards."""
     count = len(target)
+    from backend.head.subdivision import subdivide  # with scipy, which landmarks of a cached head do without
+
     smooth = subdivide(quads, count).smooth[:count]
     cage = target.copy()
     for _ in range(30):
