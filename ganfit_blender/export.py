@@ -272,4 +272,6 @@ def _write_textures(things: list[bpy.types.Object], folder: Path) -> None:
             name = "".join(c if c.isalnum() else "_" for c in node.image.name).strip("_")
             image.filepath_raw, image.file_format = str(folder / f"{name}.png"), "PNG"
             image.save()
+            if image.packed_file is not None:
+                image.unpack(method="REMOVE")  # so that the exporters refer to the file
             node.image = image

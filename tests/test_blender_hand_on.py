@@ -133,6 +133,9 @@ def test_blender_reads_it_back(handed_on, kind):
 def test_textures_lie_beside_the_files(handed_on):
     files = handed_on.report["files"]
     assert "head_obj.mtl" in files and any(name.startswith("head_obj_textures/Head") for name in files)
+    lines = (handed_on.out / "head_obj.mtl").read_text("utf-8").splitlines()
+    maps = [line.split(maxsplit=1)[1] for line in lines if line.startswith("map_Kd")]
+    assert len(maps) == 6 and all((handed_on.out / name).is_file() for name in maps), maps
     assert "no folder" in handed_on.report["no folder"]
 
 
