@@ -18,14 +18,14 @@ ENTER = r"""
 set -e
 root=$1; shift
 mount --make-rprivate /
+mount -t tmpfs tmpfs "$root/tmp"
+mkdir -m 1777 "$root/tmp/.X11-unix"
 while [ "$1" != -- ]; do
     mkdir -p "$root$1"; mount --rbind "$1" "$root$1"; shift
 done
 shift
 mount -t proc proc "$root/proc"
 mount --rbind /dev "$root/dev"
-mount -t tmpfs tmpfs "$root/tmp"
-mkdir -m 1777 "$root/tmp/.X11-unix"
 exec chroot "$root" /usr/bin/env -i "$@"
 """
 

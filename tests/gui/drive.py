@@ -80,9 +80,8 @@ class Blender:
         assert isinstance(place, dict)
         top = place["window"] - (place["y"] + place["height"])
         x = place["x"] + 0.42 * place["width"]
-        for wheel in ((), ("click", "--repeat", "30", "5"), ("click", "--repeat", "60", "4")):
-            self.mouse(x, top + place["height"] / 2, *wheel)
-            time.sleep(1.0 if wheel else 0.0)
+        for look in (lambda: None, lambda: self.scroll(down=True), lambda: self.scroll(down=False)):
+            look()
             for y in range(round(top) + STEP, round(top + place["height"]), STEP):
                 self.mouse(x, y)
                 time.sleep(0.06)
@@ -90,6 +89,14 @@ class Blender:
                     return x, y + 3.0
         self.shot("not_found")
         raise Failed(f"There is no button {operator} in the sidebar.")
+
+    def scroll(self, down: bool) -> None:
+        """Turns the wheel over the sidebar, as far as it goes."""
+        place = self.ask("sidebar()")
+        assert isinstance(place, dict)
+        x, y = place["x"] + 0.42 * place["width"], place["window"] - place["y"] - 0.5 * place["height"]
+        self.mouse(x, y, "click", "--repeat", "30", "5" if down else "4")
+        time.sleep(1.0)
 
     def click(self, operator: str) -> None:
         """Finds a button and presses it."""
@@ -207,9 +214,11 @@ def folder(job: dict, blender: Blender) -> None:
     rows = "[(row.name, row.state, row.text) for row in bpy.context.window_manager.ganfit_batch.rows]"
     blender.wait("the table", lambda: blender.ask(rows), 120)
     blender.wait("the end of the batch", lambda: not blender.ask("job()")["running"], 60)
-    blender.ask("bpy.ops.ganfit.dismiss()")  # its text would push the table out of the picture
-    time.sleep(3.0)
+    time.sleep(4.0)
+    blender.scroll(down=True)  # brings the table into the picture
+    time.sleep(2.0)
     blender.shot("folder")
+    blender.scroll(down=False)
     found = blender.ask(rows)
     if len(found) != 1 or found[0][:2] != ["broken", "failed"] or "damaged" not in found[0][2]:
         raise Failed(f"The table of the folder: {found}")
