@@ -31,8 +31,8 @@ SAMPLES = 48
 BYTES = 115_000
 """Every picture is saved in the best quality that fits."""
 GAP = 6
-HEAD = (0.14, 0.09, 0.86, 0.87)
-"""Left, top, right, bottom of the part of a studio picture that the head fills."""
+HEAD, TURNED = (0.14, 0.09, 0.86, 0.87), (0.02, 0.09, 0.74, 0.87)
+"""Left, top, right, bottom of the part of a studio picture that the head fills, seen from the front and turned."""
 SCREENSHOTS = {"ready": (873, 105, 1127, 665), "fit": (873, 418, 1127, 800), "head": (873, 418, 1127, 905)}
 """The panel in the gui-test's screenshots (1400 x 1050 pixels), without the row that shows a path."""
 LANDMARKS = (500, 140, 860, 470)
@@ -155,12 +155,13 @@ def main() -> None:
     fits(photo)
     folder = renders()
 
-    def studio(name: str) -> Image.Image:
+    def studio(name: str, part: tuple[float, ...] = HEAD) -> Image.Image:
         picture = Image.open(folder / f"{name}.png")
-        return picture.crop(tuple(round(a * b) for a, b in zip(HEAD, picture.size * 2, strict=True)))
+        return picture.crop(tuple(round(a * b) for a, b in zip(part, picture.size * 2, strict=True)))
 
     face = Image.open(photo).convert("RGB").crop((112, 8, 336, 288))
-    save(sheet([face, *map(studio, ("front", "three_quarter", "wires"))], (320, 400), 4), "photo_to_head")
+    sides = [studio(name, TURNED) for name in ("three_quarter", "wires")]
+    save(sheet([face, studio("front"), *sides], (320, 400), 4), "photo_to_head")
     save(sheet(matched(photo, folder), (400, 400), 2), "match_photo")
     expressions = sorted(path.stem for path in folder.glob("expression_*.png"))
     save(sheet(list(map(studio, expressions)), (220, 275), 4), "expressions")
