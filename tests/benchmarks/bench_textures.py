@@ -209,7 +209,7 @@ def compare(options: argparse.Namespace) -> None:
                 shown = np.where(weight[..., None] > 0.5, real, made)
                 deep = network.distance(shown[box], made[box]) if network else np.nan
                 ratio = energy[1] / energy[0]
-                rows.append((10 * np.log10(255**2 / error), similar.mean(-1)[inside].mean(), deep, ratio))
+                rows.append((10 * np.log10(255**2 / max(error, 1e-6)), similar.mean(-1)[inside].mean(), deep, ratio))
             table[f"{path.stem} {method}"] = np.mean(rows, 0).round(4).tolist()
             if options.every:
                 for name, row in zip(arrays["names"], rows, strict=True):
