@@ -47,6 +47,7 @@ def worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
         else:
             os.environ[name] = value
     alive = client.process.poll() is None
+    client.call(protocol.LANDMARKS_DETECT, photo="/no/such/photo.png")  # answered when all that was queued is done
     assert client.close() == 0 and alive
     assert "Traceback" not in client.text()
 
@@ -169,21 +170,20 @@ def test_any_json_gets_an_answer(worker: Client, message: dict, method: str, par
     if message.get("method") in (protocol.SHUTDOWN, protocol.ASSETS_INSTALL):
         return
     messages = ask(worker, json.dumps(message).encode() + b"\n")
-    check_errors(messages)
-    assert len(answers_of(messages)) <= 1
+    check_errors(messages)  # the answer to `landmarks.detect` may come later
 
 
 def test_a_flood_of_cancels_and_of_requests(worker: Client) -> None:
     """Ten thousand messages at once: as many answers, in order, soon."""
     started = time.monotonic()
-    lines = [protocol.encode(protocol.request(number, protocol.CANCEL, {"job_id": f"job-{10**6 + number}"}))
+    lines = [protocol.encode(protocol.request(f"f{number}", protocol.CANCEL, {"job_id": f"job-{10**6 + number}"}))
              for number in range(5000)]  # fmt: skip
-    lines += [protocol.encode(protocol.request(number, protocol.HELLO, {"versions": [1]}))
+    lines += [protocol.encode(protocol.request(f"f{number}", protocol.HELLO, {"versions": [1]}))
               for number in range(5000, 10_000)]  # fmt: skip
     messages = ask(worker, b"".join(lines))
-    ours = [message["id"] for message in answers_of(messages) if isinstance(message.get("id"), int)]
-    assert ours == list(range(10_000))
-    assert all(m["error"]["data"]["code"] == "unknown_job" for m in answers_of(messages) if m["id"] < 5000)
+    ours = [message for message in answers_of(messages) if str(message["id"]).startswith("f")]
+    assert [message["id"] for message in ours] == [f"f{number}" for number in range(10_000)]
+    assert all(message["error"]["data"]["code"] == "unknown_job" for message in ours[:5000])
     assert time.monotonic() - started < 120
 
 
