@@ -37,6 +37,8 @@ FINE_OCTAVES = 3
 FOLD = (0.04, 0.25)
 """Compression of the skin by the expression from which folds are damped, and at which they are gone by FOLD_SHARE."""
 FOLD_SHARE = 0.8
+FULL_TRUST = 0.4
+"""Trust, averaged over an octave's texel, from which the octave is taken as a whole."""
 SHARPEST_OCTAVES, SHARPNESS = 3, 4.0
 """Several photos: in the finest octaves the best one counts by this power of its trust, else by its trust."""
 RESOLVED = (2.0, 5.0)
@@ -107,7 +109,7 @@ def _detail_of_photo(scene: Assembled, view: int, photo: np.ndarray, size: int) 
     regions = region_maps(scene.person, side)
     difference = residual(unwrapped, srgb_to_linear(resized(scene.generated, side)))
     count = OCTAVES + int(math.log2(side // WORK_SIZE))
-    trust = skin_trust(unwrapped, difference, regions, count)
+    trust = skin_trust(unwrapped, difference, regions)
     if is_grey(photo):
         difference = luma(difference).expand(-1, 3, -1, -1)
     gain = 1 - FOLD_SHARE * _folds(scene, view, side)
@@ -174,7 +176,8 @@ def _merge(photos: list[Bands]) -> Bands:
 
 def _weighted(bands: Bands, size: int, chosen: slice) -> Tensor:
     """Octaves `chosen`, each by its own weight: a soft seam in each (Burt and Adelson 1983). (1, 3, R, R), R = size."""
-    weighted = [b * w for b, w in zip(bands.bands[chosen], bands.weights[chosen], strict=True)]
+    weighted = [b * (w / FULL_TRUST).clamp(max=1) for b, w in zip(bands.bands[chosen], bands.weights[chosen],
+                                                                  strict=True)]
     return join(weighted, size)
 
 

@@ -2,6 +2,8 @@
 """Which texels of an unwrapped photo show the person's skin: no hair, glasses, hands, highlights or hard shadows."""
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from scipy import ndimage
@@ -22,12 +24,18 @@ AREA_SHARE, TINT_SHARE = 0.45, 1.0
 """How much a difference that is no line, and one of colour, counts beside a line."""
 FEATURES = ("brow", "eyes", "lips", "beard")
 """Regions where hair and make-up are the person's own."""
-FEATURE_SHARE = 0.7
-"""An outlier that lies in these regions to this share is a brow, a lash line or a beard."""
+FEATURE_REACH = 1 / 36
+"""How far around these regions the features may lie, in map sides: brows differ in place."""
+FEATURE_SHARE = 0.6
+"""A dark outlier that lies there to this share is a brow, lash line or beard, unless it reaches the nose's bridge."""
+BRIDGE = (0.465, 0.535, 0.37, 0.45)
+"""Where glasses rest and faces have no feature: left, right, top and bottom in shares of the map, row 0 at the top."""
 MOLE = 1 / 40
 """Largest extent of a dark spot of the skin itself, in map sides."""
 CLIPPED = 0.985
 """sRGB value from which a photo is overexposed."""
+JUDGED_WAVELENGTH = 1 / 4
+"""Differences longer than this share of the map are light and say nothing of what lies over the skin."""
 ROBUST_STEPS = 2
 
 
@@ -42,18 +50,18 @@ def luma(values: Tensor) -> Tensor:
     return (values * values.new_tensor(LUMA)[:, None, None]).sum(1, keepdim=True)
 
 
-def skin_trust(unwrapped: Unwrapped, difference: Tensor, regions: dict[str, Tensor], levels: int) -> Tensor:
+def skin_trust(unwrapped: Unwrapped, difference: Tensor, regions: dict[str, Tensor]) -> Tensor:
     """(1, 1, R, R) in [0, 1]: trust of the unwrapping where the photo shows this person's skin, 0 elsewhere.
 
     Args:
         difference: (1, 3, R, R) see `residual`.
         regions: name -> (1, 1, R, R).
-        levels: octaves that the photo's detail is taken from; what is coarser is light and not judged.
     """
     trust = unwrapped.weight.permute(2, 0, 1)[None] * (1 - _overexposed(unwrapped))
     trust = trust * (1 - regions["scalp"])
     likely = _likelihood(unwrapped, trust, regions)
     outlier = 1 - likely
+    levels = round(math.log2(JUDGED_WAVELENGTH * trust.shape[-1])) - 1
     for _ in range(ROBUST_STEPS):
         bands = split(difference, trust * (1 - outlier), levels)
         outlier = _outliers(difference - up(bands.rest, trust.shape[-1]), likely, trust, regions)
@@ -70,8 +78,15 @@ def _likelihood(unwrapped: Unwrapped, trust: Tensor, regions: dict[str, Tensor])
     encoded = linear_to_srgb(unwrapped.albedo.clamp(0, 1))[None]
     cheeks = torch.maximum(regions["cheek"], regions["nose"]) * (trust > 0.5)
     likely = skin_likelihood(encoded, cheeks.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-    feature = torch.cat([regions[name] for name in FEATURES]).amax(0, keepdim=True)
-    return torch.lerp(likely, torch.ones_like(likely), (3 * feature).clamp(0, 1))
+    return torch.lerp(likely, torch.ones_like(likely), _feature(regions))
+
+
+def _feature(regions: dict[str, Tensor]) -> Tensor:
+    """(1, 1, R, R) where brows, eyes, lips and beard are, with FEATURE_REACH around them."""
+    feature = (3 * torch.cat([regions[name] for name in FEATURES]).amax(0, keepdim=True)).clamp(0, 1)
+    reach = round(FEATURE_REACH * feature.shape[-1])
+    rows = torch.nn.functional.max_pool2d(feature, (1, 2 * reach + 1), 1, (0, reach))
+    return torch.nn.functional.max_pool2d(rows, (2 * reach + 1, 1), 1, (reach, 0))
 
 
 def _outliers(rest: Tensor, likely: Tensor, trust: Tensor, regions: dict[str, Tensor]) -> Tensor:
@@ -89,13 +104,16 @@ def _outliers(rest: Tensor, likely: Tensor, trust: Tensor, regions: dict[str, Te
     strength = np.maximum.reduce([line, AREA_SHARE * np.abs(light), TINT_SHARE * tint,
                                   1 - likely[0, 0].cpu().numpy()]) * seen
     mask = ndimage.binary_propagation(strength > SURE, mask=strength > MAYBE)
-    feature = np.max([regions[name][0, 0].cpu().numpy() for name in FEATURES], 0) > 0.3
-    labels, count = ndimage.label(mask, np.ones((3, 3)))
-    share = ndimage.mean(feature, labels, np.arange(1, count + 1)) if count else []
+    feature = _feature(regions)[0, 0].cpu().numpy() > 0.3
+    left, right, top, bottom = (round(edge * size) for edge in BRIDGE)
+    labels, _ = ndimage.label(mask, np.ones((3, 3)))
+    resting = set(np.unique(labels[top:bottom, left:right]).tolist())
     kept = np.zeros_like(mask)
-    for index, (place, own) in enumerate(zip(ndimage.find_objects(labels), share, strict=True), 1):
-        if max(axis.stop - axis.start for axis in place) > MOLE * size and own < FEATURE_SHARE:
-            kept[place] |= labels[place] == index
+    for index, place in enumerate(ndimage.find_objects(labels), 1):
+        part = labels[place] == index
+        own = index not in resting and feature[place][part].mean() > FEATURE_SHARE and light[place][part].mean() < 0
+        if max(axis.stop - axis.start for axis in place) > MOLE * size and not own:
+            kept[place] |= part
     grown = ndimage.binary_dilation(kept, iterations=max(1, size // 170))
     soft = np.maximum(ndimage.gaussian_filter(grown.astype(np.float32), size / 256), grown)
     return torch.from_numpy(soft.astype(np.float32)).to(trust)[None, None]

@@ -23,10 +23,10 @@ from backend.render.render import vertex_normals
 
 FACING = (0.2, 0.55)
 """Cosine between normal and view: nothing is read below the first, everything above the second."""
-RIM = 0.03
+RIM = 0.01
 """Width in head sizes (side of the head's box in the photo) of the strip along silhouettes in which trust grows."""
-PART_RIM = 0.012
-"""The same along eyes, lashes and teeth."""
+PART_RIMS = {("eye_left", "eye_right", "lashes"): 0.003, ("teeth", "tongue"): 0.01}
+"""The same along other parts: lids are found better than the lips of a smile."""
 DEPTH_SLACK_M = 0.0015
 """A texel this far behind the nearest surface (metres) is still the nearest surface."""
 DEPTH_PIXELS = 768
@@ -146,8 +146,12 @@ def _nearest(raster: Rasterizer, head: HeadModel, verts1: Tensor, camera: Camera
     front = -torch.nn.functional.max_pool2d(-surface[None, None], 3, 1, 1)[0, 0]
     seen = depth < front[y, x][..., None] + DEPTH_SLACK_M + 3 * metres * slope
     trust = seen.float()
-    skin = torch.nn.functional.pad(head.tri1_part == head.PARTS.index("skin"), (1, 0), value=True)
-    for rim, width in ((_silhouettes(surface), RIM), (~skin[rast[0, ..., 3].long()].cpu().numpy(), PART_RIM)):
+    part = torch.nn.functional.pad(head.tri1_part, (1, 0))[rast[0, ..., 3].long()].cpu().numpy()
+    rims = [(_silhouettes(surface), RIM)]
+    rims += [(np.isin(part, [head.PARTS.index(n) for n in names]), width) for names, width in PART_RIMS.items()]
+    for rim, width in rims:
+        if not rim.any():
+            continue
         distance = torch.from_numpy(ndimage.distance_transform_edt(~rim).astype(np.float32)).to(trust.device)
         trust = trust * _smoothstep(distance[y, x][..., None] / DEPTH_PIXELS, 0.1 * width, width)
     return trust
