@@ -96,9 +96,12 @@ def glb_bytes(
         if style.texture_size:
             part_uv = fill_square(part_uv)
             material = gltf.material(style, bake_colours(part_uv, faces, colours[used], style.texture_size))
+        attributes = {"POSITION": verts[used], "NORMAL": normals[used], "TEXCOORD_0": part_uv * (1, -1) + (0, 1)}
+        if material == skin_material and normal is not None:
+            attributes["TANGENT"] = tangents(verts[used], part_uv, faces, normals[used])
         gltf.add_part(
             style,
-            {"POSITION": verts[used], "NORMAL": normals[used], "TEXCOORD_0": part_uv * (1, -1) + (0, 1)},
+            attributes,
             faces,
             material,
             deltas[:, used],
@@ -125,6 +128,30 @@ def vertex_normals(verts: np.ndarray, triangles: np.ndarray) -> np.ndarray:
     length = np.linalg.norm(normals, axis=1, keepdims=True)
     normals = np.where(length > 1e-20, normals / np.maximum(length, 1e-20), (0.0, 0.0, 1.0))
     return normals.astype(np.float32)
+
+
+def tangents(verts: np.ndarray, uv: np.ndarray, triangles: np.ndarray, normals: np.ndarray) -> np.ndarray:
+    """Unit tangents along +u (V, 4) of vertices (V, 3) with uv (V, 2), v up, and unit normals (V, 3).
+
+    The fourth number is the sign that makes cross(normal, tangent) times it point along +v.
+    """
+    corners, places = verts.astype(np.float64)[triangles], uv.astype(np.float64)[triangles]
+    edges, chart = corners[:, 1:] - corners[:, :1], places[:, 1:] - places[:, :1]
+    area = chart[:, 0, 0] * chart[:, 1, 1] - chart[:, 0, 1] * chart[:, 1, 0]
+    sign = np.where(area < 0, -1.0, 1.0)[:, None]
+    along_u = sign * (edges[:, 0] * chart[:, 1, 1:] - edges[:, 1] * chart[:, 0, 1:])
+    along_v = sign * (edges[:, 1] * chart[:, 0, :1] - edges[:, 0] * chart[:, 1, :1])
+    sums = np.zeros((len(verts), 6))
+    for corner in range(3):
+        np.add.at(sums, triangles[:, corner], np.concatenate([along_u, along_v], 1))
+    tangent = sums[:, :3] - (sums[:, :3] * normals).sum(1, keepdims=True) * normals
+    length = np.linalg.norm(tangent, axis=1, keepdims=True)
+    other = np.where(np.abs(normals[:, :1]) < 0.9, (1.0, 0.0, 0.0), (0.0, 1.0, 0.0))
+    other = other - (other * normals).sum(1, keepdims=True) * normals
+    tangent = np.where(length > 1e-12, tangent, other)
+    tangent /= np.linalg.norm(tangent, axis=1, keepdims=True)
+    handed = np.where((np.cross(normals, tangent) * sums[:, 3:]).sum(1, keepdims=True) < 0, -1.0, 1.0)
+    return np.concatenate([tangent, handed], 1).astype(np.float32)
 
 
 def fill_square(uv: np.ndarray) -> np.ndarray:

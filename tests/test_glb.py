@@ -17,7 +17,7 @@ import trimesh
 from PIL import Image
 
 from backend import assets
-from backend.glb import bake_colours, fill_square, glb_bytes, vertex_normals
+from backend.glb import bake_colours, fill_square, glb_bytes, tangents, vertex_normals
 
 ROOT = Path(__file__).resolve().parent.parent
 NODES = ["Head", "EyeLeft", "EyeRight", "Teeth", "Tongue", "Lashes", "Inside"]
@@ -285,3 +285,37 @@ def test_real_parts_keep_their_colours(real_glb: tuple) -> None:
         used = np.unique(triangles_of(head, node))
         error = np.abs(image[row, column] - colours[used]).max(1)
         assert error.mean() < 0.02 and np.quantile(error, 0.95) < 0.1, node
+
+
+def skin_maps() -> dict[str, bytes]:
+    """A JPEG albedo, a tilted normal and a green roughness of 16 texels a side."""
+    made = {}
+    for name, colour in (("albedo", (200, 150, 130)), ("normal", (160, 128, 250)), ("roughness", (255, 120, 0))):
+        stream = io.BytesIO()
+        Image.new("RGB", (16, 16), colour).save(stream, "JPEG")
+        made[name] = stream.getvalue()
+    return made
+
+
+def test_tangents_run_along_u() -> None:
+    """On a sheet that faces +Z with u to the right they are +X; a mirrored chart has the other sign."""
+    verts, uv, quads = patch(5, 4, (0.0, 0.0, 0.0), 0.1)
+    verts[:, 2] = 0
+    triangles = np.concatenate([quads[:, [0, 1, 2]], quads[:, [0, 2, 3]]])
+    normals = np.tile([0.0, 0.0, 1.0], (len(verts), 1))
+    assert tangents(verts, uv, triangles, normals) == pytest.approx(np.tile([1.0, 0, 0, 1], (len(verts), 1)))
+    mirrored = uv * (-1, 1)
+    assert tangents(verts, mirrored, triangles, normals) == pytest.approx(np.tile([-1.0, 0, 0, -1], (len(verts), 1)))
+
+
+def test_skin_maps_are_carried(gltf_validator: Path, tmp_path: Path) -> None:
+    """Normals with tangents and roughness pass the Khronos validator without a warning; other parts stay plain."""
+    head = small_head()
+    data = glb_bytes(head, head.verts0.numpy(), 1.0, [0.0] * 52, palette=PALETTE, **skin_maps())
+    issues = validate(gltf_validator, data, tmp_path)["issues"]
+    assert (issues["numErrors"], issues["numWarnings"]) == (0, 0), issues["messages"]
+    document, _ = parse(data)
+    materials = {m["name"]: m for m in document["materials"]}
+    assert "normalTexture" in materials["Head"] and materials["Head"]["pbrMetallicRoughness"]["roughnessFactor"] == 1
+    assert "normalTexture" not in materials["Teeth"]
+    assert {image["mimeType"] for image in document["images"]} == {"image/jpeg", "image/png"}

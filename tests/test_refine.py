@@ -107,7 +107,9 @@ def test_no_edge_where_the_photo_ends(sitter: Sitter, plain: torch.Tensor) -> No
     """Nothing changes abruptly at rims of what the photo shows, nor at the chart's outline."""
     photo = lit_differently(sitter.photo(sitter.scene.generated), (0.6, 0.6, 0.6))
     step = (sitter.change(photo) - plain).mean(-1)
-    assert float(torch.maximum(step.diff(dim=0).abs().max(), step.diff(dim=1).abs().max())) < 0.05
+    steps = torch.cat([step.diff(dim=0).abs().flatten(), step.diff(dim=1).abs().flatten()])
+    # A cut-out of the photo would step by log 0.6 = -0.51; 8 bits of the darkest texels at the lids make 0.08.
+    assert float(steps.max()) < 0.12 and float(steps.sort().values[-len(steps) // 1000]) < 0.03
 
 
 def test_glasses_stay_out(sitter: Sitter, plain: torch.Tensor) -> None:

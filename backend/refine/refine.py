@@ -26,19 +26,19 @@ PIXELS_PER_TEXEL = 0.75
 OCTAVES = 6
 """Octaves taken from the photos at WORK_SIZE; the coarser ones (longer than a quarter of the map) hold light and shadow
 and stay the generator's."""
-LIGHT_GAIN = (1.0, 1.0, 1.0, 1.0, 1.0, 0.7)
+LIGHT_GAIN = (1.0, 1.0, 1.0, 1.0, 0.9, 0.5)
 TINT_GAIN = (1.0, 1.0, 1.0, 0.8, 0.5, 0.0)
 """How much of each octave of WORK_SIZE, from fine to coarse, is taken from the photos: of lightness, and of colour,
 where light of two colours shows first."""
-LIMIT, FEATURE_LIMIT, FINE_LIMIT, TINT_LIMIT = 0.35, 1.0, 1.2, 0.25
+LIMIT, FEATURE_LIMIT, FINE_LIMIT, TINT_LIMIT = 0.25, 0.8, 1.0, 0.2
 """Largest change, in logarithms: of the lightness of skin, of brows, lips, lash lines and beards, of anything by the
 FINE_OCTAVES (moles, hairs); of colour."""
 FINE_OCTAVES = 3
 FOLD = (0.04, 0.25)
 """Compression of the skin by the expression from which folds are damped, and at which they are gone by FOLD_SHARE."""
 FOLD_SHARE = 0.8
-FULL_TRUST = 0.4
-"""Trust, averaged over an octave's texel, from which the octave is taken as a whole."""
+FULL_TRUST = 0.7
+"""Trust, averaged over a texel of a coarse octave, from which the octave is taken as a whole."""
 SHARPEST_OCTAVES, SHARPNESS = 3, 4.0
 """Several photos: in the finest octaves the best one counts by this power of its trust, else by its trust."""
 RESOLVED = (2.0, 5.0)
@@ -176,8 +176,8 @@ def _merge(photos: list[Bands]) -> Bands:
 
 def _weighted(bands: Bands, size: int, chosen: slice) -> Tensor:
     """Octaves `chosen`, each by its own weight: a soft seam in each (Burt and Adelson 1983). (1, 3, R, R), R = size."""
-    weighted = [b * (w / FULL_TRUST).clamp(max=1) for b, w in zip(bands.bands[chosen], bands.weights[chosen],
-                                                                  strict=True)]
+    full = [1.0] * FINE_OCTAVES + [FULL_TRUST] * len(bands.bands)
+    weighted = [b * (w / f).clamp(max=1) for b, w, f in zip(bands.bands, bands.weights, full, strict=False)][chosen]
     return join(weighted, size)
 
 

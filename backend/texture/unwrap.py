@@ -23,9 +23,9 @@ from backend.render.render import vertex_normals
 
 FACING = (0.2, 0.55)
 """Cosine between normal and view: nothing is read below the first, everything above the second."""
-RIM = 0.01
+RIM = 0.015
 """Width in head sizes (side of the head's box in the photo) of the strip along silhouettes in which trust grows."""
-PART_RIMS = {("eye_left", "eye_right", "lashes"): 0.003, ("teeth", "tongue"): 0.01}
+PART_RIMS = {("eye_left", "eye_right", "lashes"): 0.004, ("teeth", "tongue"): 0.01}
 """The same along other parts: lids are found better than the lips of a smile."""
 DEPTH_SLACK_M = 0.0015
 """A texel this far behind the nearest surface (metres) is still the nearest surface."""
