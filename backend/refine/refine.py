@@ -26,11 +26,11 @@ PIXELS_PER_TEXEL = 0.75
 OCTAVES = 6
 """Octaves taken from the photos at WORK_SIZE; the coarser ones (longer than a quarter of the map) hold light and shadow
 and stay the generator's."""
-LIGHT_GAIN = (1.0, 1.0, 1.0, 1.0, 0.9, 0.5)
+LIGHT_GAIN = (1.0, 1.0, 1.0, 1.0, 0.8, 0.4)
 TINT_GAIN = (1.0, 1.0, 1.0, 0.8, 0.5, 0.0)
 """How much of each octave of WORK_SIZE, from fine to coarse, is taken from the photos: of lightness, and of colour,
 where light of two colours shows first."""
-LIMIT, FEATURE_LIMIT, FINE_LIMIT, TINT_LIMIT = 0.25, 0.8, 1.0, 0.2
+LIMIT, FEATURE_LIMIT, FINE_LIMIT, TINT_LIMIT = 0.22, 0.8, 1.0, 0.2
 """Largest change, in logarithms: of the lightness of skin, of brows, lips, lash lines and beards, of anything by the
 FINE_OCTAVES (moles, hairs); of colour."""
 FINE_OCTAVES = 3

@@ -20,8 +20,8 @@ SURE, MAYBE = 0.5, 0.25
 one when it lies beside one that surely is."""
 LINE = 1 / 42
 """Width of frames and strands of hair, in map sides (about 5 mm)."""
-AREA_SHARE, TINT_SHARE = 0.45, 1.0
-"""How much a difference that is no line, and one of colour, counts beside a line."""
+EDGE_SHARE, AREA_SHARE, TINT_SHARE = 0.7, 0.45, 1.0
+"""How much a sharp step (the edge of a shadow), a difference that is no line, and one of colour count beside a line."""
 FEATURES = ("brow", "eyes", "lips", "beard")
 """Regions where hair and make-up are the person's own."""
 FEATURE_REACH = 1 / 36
@@ -101,7 +101,8 @@ def _outliers(rest: Tensor, likely: Tensor, trust: Tensor, regions: dict[str, Te
     tint = np.abs(smooth - light).max(0)
     width = max(3, round(LINE * size)) | 1
     line = np.maximum(ndimage.grey_closing(light, width) - light, 0.7 * (light - ndimage.grey_opening(light, width)))
-    strength = np.maximum.reduce([line, AREA_SHARE * np.abs(light), TINT_SHARE * tint,
+    edge = ndimage.grey_dilation(light, width // 2 | 1) - ndimage.grey_erosion(light, width // 2 | 1)
+    strength = np.maximum.reduce([line, EDGE_SHARE * edge, AREA_SHARE * np.abs(light), TINT_SHARE * tint,
                                   1 - likely[0, 0].cpu().numpy()]) * seen
     mask = ndimage.binary_propagation(strength > SURE, mask=strength > MAYBE)
     feature = _feature(regions)[0, 0].cpu().numpy() > 0.3
