@@ -26,7 +26,7 @@ PIXELS_PER_TEXEL = 0.75
 OCTAVES = 6
 """Octaves taken from the photos at WORK_SIZE; the coarser ones (longer than a quarter of the map) hold light and shadow
 and stay the generator's."""
-LIGHT_GAIN = (1.0, 1.0, 1.0, 1.0, 0.8, 0.4)
+LIGHT_GAIN = (1.0, 1.0, 1.0, 0.9, 0.6, 0.25)
 TINT_GAIN = (1.0, 1.0, 1.0, 0.8, 0.5, 0.0)
 """How much of each octave of WORK_SIZE, from fine to coarse, is taken from the photos: of lightness, and of colour,
 where light of two colours shows first."""
