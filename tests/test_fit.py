@@ -115,6 +115,8 @@ def test_grey_photo_says_so_and_same_seed_gives_the_same_bits(models: Models, as
     assert any("no colour" in warning for warning in first["warnings"])
     assert first["shape"] == second["shape"] and first["texture"] == second["texture"]
     assert first["losses"] == second["losses"]
+    ambient = np.array(first["views"][0]["lights"]["sh"])[0]
+    assert ambient.max() / ambient.min() < 1.1, "grey photos say nothing of a light's colour"
 
 
 def test_two_faces_take_the_largest_and_say_so(models: Models, astronaut: Path) -> None:

@@ -16,6 +16,7 @@ from backend.fit.skin import MIN_PIXELS, skin_likelihood
 from backend.render.color import linear_to_srgb, srgb_to_linear
 from backend.render.lights import COSINE_LOBE, sh_basis
 from backend.render.render import RenderOutput
+from backend.texture.generator import MELANIN_RGB
 
 if TYPE_CHECKING:
     from backend.fit.fit import Energy
@@ -60,7 +61,9 @@ class Start:
                          for x in (self.out.albedo, energy.photo))
         step = photo - albedo - math.log(self.CHEEK_SHADING)
         tone = (step * step.new_tensor(LUMA)).sum()
-        tint = torch.zeros_like(step) if bool(energy.grey.any()) else step - tone
+        tint = step - tone
+        if bool(energy.grey.any()):  # no tint is seen: skins of other tones differ by melanin
+            tint = tone * (step.new_tensor(MELANIN_RGB) - 1)
         mean = srgb_to_linear(generator(self.params.latent[None], generator.spec.base_resolution))
         target = mean * torch.exp(self.TONE_SHARE * tone + self.TINT_SHARE * tint)[None, :, None, None]
         return generator.solve_latent(linear_to_srgb(target.clamp(0, 1)))[0]
@@ -83,6 +86,8 @@ class Start:
             if int(chosen.sum()) < 100:
                 continue
             albedo, photo = srgb_to_linear(out.albedo[i][chosen]), srgb_to_linear(energy.photo[i][chosen])
+            if bool(energy.grey[i]):  # else the light turns blue to make brown skin grey, and the skin red against it
+                albedo = (albedo * albedo.new_tensor(LUMA)).sum(-1, keepdim=True).expand(-1, 3)
             for channel in range(3):
                 rows = basis[i][chosen] * albedo[:, channel:channel + 1]
                 count = len(rows) * float((albedo[:, channel] ** 2).mean())

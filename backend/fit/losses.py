@@ -13,11 +13,17 @@ LUMA = (0.2126, 0.7152, 0.0722)
 
 
 def as_grey(rgb: Tensor, grey: Tensor) -> Tensor:
-    """rgb (B, H, W, 3); views with grey (B,) set are replaced by their luma, as a black-and-white film would."""
+    """rgb (B, H, W, 3); views with grey (B,) set are replaced by their luma, as a black-and-white film would.
+
+    A grey photo says nothing of hue: the gradient brightens all three channels by the same factor, where luma's own
+    would turn teeth green.
+    """
     if not bool(grey.any()):
         return rgb
-    luma = (rgb * rgb.new_tensor(LUMA)).sum(-1, keepdim=True).expand_as(rgb)
-    return torch.where(grey[:, None, None, None], luma, rgb)
+    luma = (rgb * rgb.new_tensor(LUMA)).sum(-1, keepdim=True).detach()
+    log = rgb.clamp(min=0.02).log().mean(-1, keepdim=True)
+    same_hue = (luma * torch.exp(log - log.detach())).expand_as(rgb)
+    return torch.where(grey[:, None, None, None], same_hue, rgb)
 
 
 def content_distance(photo: list[Tensor], render: list[Tensor]) -> Tensor:

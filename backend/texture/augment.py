@@ -14,10 +14,11 @@ from scipy import ndimage
 from torch.nn import functional as F
 
 from backend.texture.data import LUMA, SourceMap, decode, encode, skin_colour
+from backend.texture.generator import MELANIN_RGB
 
 FLOOR = 0.004
 """Linear albedo below which the logarithm is cut."""
-MELANIN = np.array([1.0, 1.32, 1.62], np.float32) / 1.32
+MELANIN = np.array(MELANIN_RGB, np.float32)
 """Direction of log-linear RGB along which skin of many people darkens (eumelanin through sRGB primaries)."""
 BLOOD = np.array([0.15, 1.0, 0.75], np.float32)
 """Haemoglobin absorbs green most, then blue (Jimenez et al. 2010, figure 3), hardly any red."""

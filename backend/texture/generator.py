@@ -27,6 +27,8 @@ CLIP = 0.008
 """Albedo is clipped to [c, 1 - c] before `unsquash`: sRGB 2/255, below any skin."""
 KNEE = 3.0
 """How sharply `squash` turns from the exponential to 1."""
+MELANIN_RGB = (1.0 / 1.32, 1.0, 1.62 / 1.32)
+"""Direction of log-linear RGB along which the skin of many people darkens (eumelanin through sRGB primaries)."""
 
 
 @dataclass(frozen=True)
