@@ -42,6 +42,7 @@ CODES: dict[str, str] = {
     "calibration_mismatch": "The installation is damaged: install the backend again.",
     "landmark_mismatch": "The installation is damaged: install the backend again.",
     "layout_mismatch": "Use a file that was made for this head model's topology and UV layout.",
+    "bad_texture": "Give a folder of square PNG or JPEG albedo maps in the head's UV layout.",
     # assets
     "asset_unknown": "Run `python -m backend assets list` for the names.",
     "asset_missing": "Run `python -m backend assets install`.",

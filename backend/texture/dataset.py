@@ -202,12 +202,13 @@ def pictures_as_people(folder: Path) -> list[SourceMap]:
     for path in sorted(p for p in folder.iterdir() if p.suffix.lower() in PICTURES):
         with Image.open(path) as image:
             if image.width != image.height or image.width < SIZE:
-                raise GanfitError("bad_photo", f"{path.name} is {image.width}x{image.height} pixels, not a square map.",
+                size = f"{image.width}x{image.height}"
+                raise GanfitError("bad_texture", f"{path.name} is {size} pixels, not a square map of {SIZE} or more.",
                                   hint=f"Bake the albedo into the head's UV layout at {SIZE}x{SIZE} or more.")
             small = np.asarray(image.convert("RGB").resize((SIZE, SIZE), Image.Resampling.BOX), np.float32) / 255
         people.append(SourceMap(path.stem, "picture", small, np.ones((SIZE, SIZE), np.float32)))
     if not people:
-        raise GanfitError("bad_photo", f"There are neither prepared maps nor pictures in {folder}.",
+        raise GanfitError("bad_texture", f"There are neither prepared maps nor pictures in {folder}.",
                           hint="Give a folder of square PNG or JPEG albedo maps in the head's UV layout.")
     return people
 
