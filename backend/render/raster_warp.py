@@ -222,42 +222,50 @@ def _fold_mip_chain(launcher: Launcher, grad: torch.Tensor, shape: tuple[int, ..
     return views[0]
 
 
+def _silhouettes(
+    raster: WarpRasterizer, rast: torch.Tensor, pos: torch.Tensor, tri: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Pixel pairs across which a silhouette runs: (N, 2) int32 places and codes, (N,) blend weights."""
+    launcher, shape, head = raster.launcher, rast.shape[:3], [_vec4(pos), _vec3i(tri)]
+    facing = torch.empty((shape[0], tri.shape[0]), dtype=torch.int8, device=pos.device)
+    launcher.launch(kernels.facing_forward, tuple(facing.shape), [*head, pos.shape[1], array(facing, wp.int8)])
+    room = 2 * shape.numel()  # for each band; of memory that is not written to, a processor gets none
+    counts = torch.zeros(launcher.band_count, dtype=torch.int32, device=pos.device)
+    places = torch.empty((launcher.band_count, room, 2), dtype=torch.int32, device=pos.device)
+    weights = torch.empty((launcher.band_count, room), device=pos.device)
+    adjacent = raster.topology(tri, pos.shape[1]).adjacent
+    before = [*head, array(adjacent, wp.int32), array(facing, wp.int8), _vec4(rast), pos.shape[1]]
+    numbers, starts = list(range(launcher.band_count)), [band * room for band in range(launcher.band_count)]
+    after = [numbers, starts, array(counts, wp.int32), array(places, wp.vec2i), array(weights)]
+    launcher.over_pixels(kernels.antialias_analyse, shape, before, after)
+    found = counts.tolist()
+    parts = [(places[band, :count], weights[band, :count]) for band, count in enumerate(found)]
+    return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
+
+
 class _Antialias(torch.autograd.Function):
     @staticmethod
     def forward(ctx, color, rast, pos, tri, raster):  # type: ignore[no-untyped-def]
-        color, rast, pos = color.contiguous(), rast.contiguous(), pos.contiguous()
-        shape, channels = color.shape, color.shape[3]
-        facing = torch.empty((shape[0], tri.shape[0]), dtype=torch.int8, device=pos.device)
-        head = [_vec4(pos), _vec3i(tri)]
-        args = [*head, pos.shape[1], array(facing, wp.int8)]
-        raster.launcher.launch(kernels.facing_forward, tuple(facing.shape), args)
-        alpha = torch.empty((*shape[:3], 2), device=pos.device)
-        edges = torch.empty((*shape[:3], 2), dtype=torch.int32, device=pos.device)
-        adjacent = raster.topology(tri, pos.shape[1]).adjacent
-        before = [*head, array(adjacent, wp.int32), array(facing, wp.int8), _vec4(rast), pos.shape[1]]
-        after = [array(alpha, wp.vec2), array(edges, wp.vec2i)]
-        raster.launcher.over_pixels(kernels.antialias_analyse, shape, before, after)
+        color, pos = color.contiguous(), pos.contiguous()
+        places, weights = _silhouettes(raster, rast.contiguous(), pos, tri)
         out = color.clone()
-        before = [array(color), array(alpha, wp.vec2), channels]
-        raster.launcher.over_pixels(kernels.antialias_forward, shape, before, [array(out)])
-        ctx.save_for_backward(color, pos, tri, alpha, edges)
+        if len(weights):
+            args = [array(color), array(places, wp.vec2i), array(weights), color.shape[3], color.shape[2], array(out)]
+            raster.launcher.launch(kernels.antialias_forward, (len(weights),), args)
+        ctx.save_for_backward(color, pos, tri, places, weights)
         ctx.raster = raster
         return out
 
     @staticmethod
     def backward(ctx, grad_out):  # type: ignore[no-untyped-def]
-        color, pos, tri, alpha, edges = ctx.saved_tensors
-        grad_out, channels, raster = grad_out.contiguous(), color.shape[3], ctx.raster
-        grad_color = grad_out.clone()
-        before = [array(grad_out), array(alpha, wp.vec2), channels]
-        raster.launcher.over_pixels(kernels.antialias_backward_color, color.shape, before, [array(grad_color)])
-        if not ctx.needs_input_grad[2]:
-            return grad_color, None, None, None, None
-        grad_pos = raster.launcher.zeros(pos)
-        head = [_vec4(pos), _vec3i(tri), array(color), array(grad_out)]
-        before = [*head, array(alpha, wp.vec2), array(edges, wp.vec2i), pos.shape[1], channels]
-        raster.launcher.over_pixels(kernels.antialias_backward_pos, color.shape, before, [bands(grad_pos, wp.vec4)])
-        return grad_color, None, total(grad_pos), None, None
+        color, pos, tri, places, weights = ctx.saved_tensors
+        grad_out = grad_out.contiguous()
+        grad_color, grad_pos = grad_out.clone(), torch.zeros_like(pos)
+        if len(weights):
+            args = [_vec4(pos), _vec3i(tri), array(color), array(grad_out), array(places, wp.vec2i), array(weights)]
+            args += [pos.shape[1], color.shape[3], color.shape[1], color.shape[2], array(grad_color), _vec4(grad_pos)]
+            ctx.raster.launcher.launch(kernels.antialias_backward, (len(weights),), args)
+        return grad_color, None, grad_pos, None, None
 
 
 class _VertexNormals(torch.autograd.Function):

@@ -8,13 +8,16 @@ deterministic; on a GPU the band is the whole image and `atomic_add` is atomic.
 
 Arrays are flat: vertices at b * V + i, pixels at (b * H + y) * W + x, row 0 at the bottom of the image.
 Barycentrics follow nvdiffrast: an attribute is u * a0 + v * a1 + (1 - u - v) * a2, perspective-correct.
+
+The innermost loops are C++ snippets (for CPU and CUDA alike): an index into a warp array costs more there than the sum
+that it is for. Kernels over rows keep what belongs to a triangle while its pixels follow each other.
 """
 
 import warp as wp
 
 wp.set_module_options({"enable_backward": False})
 
-COVER_TOLERANCE = wp.constant(1.0e-6)  # closes cracks along shared edges that rounding would open
+NOTHING = wp.constant(wp.uint64(0xFFFFFFFFFFFFFFFF))  # key of a pixel without a triangle
 MIN_W = wp.constant(1.0e-6)
 WALK_LIMIT = wp.constant(32)
 
@@ -34,6 +37,123 @@ def relative(p: wp.vec4, x: float, y: float) -> wp.vec3:
 @wp.func
 def cross2(a: wp.vec3, b: wp.vec3) -> float:
     return a[0] * b[1] - a[1] * b[0]
+
+
+@wp.func_native("""
+const float* a0 = attr.data + i0;
+const float* a1 = attr.data + i1;
+const float* a2 = attr.data + i2;
+float* target = out.data + place;
+for (int c = 0; c < channels; ++c) target[c] = u * a0[c] + v * a1[c] + rest * a2[c];
+""")
+def mix(
+    attr: wp.array(dtype=float),
+    i0: int,
+    i1: int,
+    i2: int,
+    u: float,
+    v: float,
+    rest: float,
+    channels: int,
+    out: wp.array(dtype=float),
+    place: int,
+):
+    """out[place:] = u * attr[i0:] + v * attr[i1:] + rest * attr[i2:], `channels` numbers each."""
+    ...
+
+
+@wp.func_native("""
+float* target = out.data + place;
+for (int c = 0; c < channels; ++c) target[c] = 0.0f;
+""")
+def clear(out: wp.array(dtype=float), place: int, channels: int):
+    """out[place:] = 0, `channels` numbers."""
+    ...
+
+
+@wp.func_native("""
+const float* a0 = attr.data + i0;
+const float* a1 = attr.data + i1;
+const float* a2 = attr.data + i2;
+const float* g = grad.data + place;
+float gu = 0.0f;
+float gv = 0.0f;
+for (int c = 0; c < channels; ++c) {
+    gu += g[c] * (a0[c] - a2[c]);
+    gv += g[c] * (a1[c] - a2[c]);
+}
+return wp::vec2(gu, gv);
+""")
+def mix_slopes(
+    attr: wp.array(dtype=float),
+    i0: int,
+    i1: int,
+    i2: int,
+    channels: int,
+    grad: wp.array(dtype=float),
+    place: int,
+) -> wp.vec2:
+    """Gradient of `mix` to u and v (rest = 1 - u - v) from one to its output."""
+    ...
+
+
+@wp.func_native("""
+float* s0 = sums.data + i0;
+float* s1 = sums.data + i1;
+float* s2 = sums.data + i2;
+const float* g = grad.data + place;
+for (int c = 0; c < channels; ++c) {
+    wp::atomic_add(s0 + c, g[c] * u);
+    wp::atomic_add(s1 + c, g[c] * v);
+    wp::atomic_add(s2 + c, g[c] * rest);
+}
+""")
+def unmix(
+    sums: wp.array(dtype=float),
+    i0: int,
+    i1: int,
+    i2: int,
+    u: float,
+    v: float,
+    rest: float,
+    channels: int,
+    grad: wp.array(dtype=float),
+    place: int,
+):
+    """Transpose of `mix`: adds u, v and rest times grad[place:] to the sums of the three vertices."""
+    ...
+
+
+@wp.func_native("""
+wp::uint64* row = keys.data + place;
+for (int i = first; i <= last; ++i) {
+    const float a0 = slope[0] * i + start[0];
+    const float a1 = slope[1] * i + start[1];
+    const float a2 = slope[2] * i + start[2];
+    const float size = a0 + a1 + a2;
+    if (size > 0.0f && wp::min(a0, wp::min(a1, a2)) >= -1.0e-6f * size) {
+        const float half = slope[3] * i + start[3];
+        if (wp::abs(half) <= 0.5f) {
+            const wp::uint64 depth = static_cast<wp::uint32>((half + 0.5f) * 4294967040.0f);
+            wp::atomic_min(row + i, (depth << 32) | t);
+        }
+    }
+}
+""")
+def depth_row(
+    keys: wp.array(dtype=wp.uint64),
+    place: int,
+    first: int,
+    last: int,
+    start: wp.vec4,
+    slope: wp.vec4,
+    t: wp.uint64,
+):
+    """Depth test of triangle t over pixels first..last of a row: three edge functions and half of z/w, all linear.
+
+    The tolerance of 1e-6 closes cracks along shared edges that rounding would open.
+    """
+    ...
 
 
 @wp.kernel
@@ -103,28 +223,24 @@ def raster_depth(
     e0 = e0 * sign
     e1 = e1 * sign
     e2 = e2 * sign
-    depth_scale = 0.5 / wp.abs(det)
-    z0 = p0[2] * depth_scale
-    z1 = p1[2] * depth_scale
-    z2 = p2[2] * depth_scale
+    # Depth, too, is linear over the screen.
+    scale = 0.5 / wp.abs(det)
+    half = e0 * (p0[2] * scale) + e1 * (p1[2] * scale) + e2 * (p2[2] * scale)
+    slope = wp.vec4(e0[0], e1[0], e2[0], half[0]) * step_x
     for y in range(ylo, yhi + 1):
         dy = float(y - ylo) * step_y
-        r0 = e0[1] * dy + e0[2]
-        r1 = e1[1] * dy + e1[2]
-        r2 = e2[1] * dy + e2[2]
-        row = (b * height + y) * width
-        for x in range(xlo, xhi + 1):
-            dx = float(x - xlo) * step_x
-            a0 = e0[0] * dx + r0
-            a1 = e1[0] * dx + r1
-            a2 = e2[0] * dx + r2
-            size = a0 + a1 + a2
-            if size > 0.0 and wp.min(a0, wp.min(a1, a2)) >= -COVER_TOLERANCE * size:
-                half = a0 * z0 + a1 * z1 + a2 * z2
-                if wp.abs(half) <= 0.5:
-                    depth = wp.uint32((half + 0.5) * 4294967040.0)
-                    key = (wp.uint64(depth) << wp.uint64(32)) | wp.uint64(t)
-                    wp.atomic_min(keys, row + x, key)
+        start = wp.vec4(e0[1] * dy + e0[2], e1[1] * dy + e1[2], e2[1] * dy + e2[2], half[1] * dy + half[2])
+        first = int(0)
+        last = int(xhi - xlo)
+        if last > 8:
+            for k in range(3):
+                inside = -start[k] / slope[k]  # where the edge is crossed; a pixel of margin for rounding
+                if slope[k] > 0.0 and inside > 1.0:
+                    first = wp.max(first, int(wp.min(inside, w)) - 1)
+                if slope[k] < 0.0 and inside < float(last):
+                    last = wp.min(last, int(wp.max(inside, -1.0)) + 1)
+        if first <= last:
+            depth_row(keys, (b * height + y) * width + xlo, first, last, start, slope, wp.uint64(t))
 
 
 @wp.kernel
@@ -142,34 +258,64 @@ def raster_resolve(
     """Turn the winning key of each pixel into (u, v, z/w, triangle + 1), or zeros."""
     b, row, chunk = wp.tid()
     y = y0 + row
+    step = 2.0 / float(width)
     cy = (float(y) + 0.5) * 2.0 / float(height) - 1.0
+    last = int(-1)
+    origin = int(0)
+    a0 = float(0.0)
+    a1 = float(0.0)
+    a2 = float(0.0)
+    slope0 = float(0.0)
+    slope1 = float(0.0)
+    slope2 = float(0.0)
     for x in range(chunk * span, wp.min(chunk * span + span, width)):
         pixel = (b * height + y) * width + x
         key = keys[pixel]
         out = wp.vec4()
-        if key != wp.uint64(0xFFFFFFFFFFFFFFFF):
+        if key != NOTHING:
             t = int(wp.uint32(key & wp.uint64(0xFFFFFFFF)))
-            face = tri[t]
-            cx = (float(x) + 0.5) * 2.0 / float(width) - 1.0
-            p0 = pos[b * vertex_count + face[0]]
-            p1 = pos[b * vertex_count + face[1]]
-            p2 = pos[b * vertex_count + face[2]]
-            q0 = relative(p0, cx, cy)
-            q1 = relative(p1, cx, cy)
-            q2 = relative(p2, cx, cy)
-            a0 = cross2(q1, q2)
-            a1 = cross2(q2, q0)
-            area = a0 + a1 + cross2(q0, q1)
+            if t != last:
+                last = t
+                origin = x
+                face = tri[t]
+                cx = (float(x) + 0.5) * step - 1.0
+                q0 = relative(pos[b * vertex_count + face[0]], cx, cy)
+                q1 = relative(pos[b * vertex_count + face[1]], cx, cy)
+                q2 = relative(pos[b * vertex_count + face[2]], cx, cy)
+                a0 = cross2(q1, q2)
+                a1 = cross2(q2, q0)
+                a2 = cross2(q0, q1)
+                slope0 = (q1[1] * q2[2] - q1[2] * q2[1]) * step
+                slope1 = (q2[1] * q0[2] - q2[2] * q0[1]) * step
+                slope2 = (q0[1] * q1[2] - q0[2] * q1[1]) * step
+            dx = float(x - origin)
+            e0 = slope0 * dx + a0
+            e1 = slope1 * dx + a1
+            area = e0 + e1 + (slope2 * dx + a2)
             u = float(0.0)
             v = float(0.0)
             if area != 0.0:
-                u = wp.clamp(a0 / area, 0.0, 1.0)
-                v = wp.clamp(a1 / area, 0.0, 1.0 - u)
-            rest = 1.0 - u - v
-            z = u * p0[2] + v * p1[2] + rest * p2[2]
-            zw = z / wp.max(u * p0[3] + v * p1[3] + rest * p2[3], MIN_W)
-            out = wp.vec4(u, v, wp.clamp(zw, -1.0, 1.0), float(t + 1))
+                inverse = 1.0 / area
+                u = wp.clamp(e0 * inverse, 0.0, 1.0)
+                v = wp.clamp(e1 * inverse, 0.0, 1.0 - u)
+            depth = float(wp.uint32(key >> wp.uint64(32))) * (2.0 / 4294967040.0) - 1.0
+            out = wp.vec4(u, v, wp.clamp(depth, -1.0, 1.0), float(t + 1))
         rast[pixel] = out
+
+
+@wp.func
+def corner_gradient(gx: float, gy: float, cx: float, cy: float) -> wp.vec4:
+    """Gradient to a clip-space position from one to the first two parts of `relative`."""
+    return wp.vec4(gx, gy, 0.0, -cx * gx - cy * gy)
+
+
+@wp.func
+def add_to_corners(
+    grad: wp.array(dtype=wp.vec4), base: int, face: wp.vec3i, sum0: wp.vec4, sum1: wp.vec4, sum2: wp.vec4
+):
+    wp.atomic_add(grad, base + face[0], sum0)
+    wp.atomic_add(grad, base + face[1], sum1)
+    wp.atomic_add(grad, base + face[2], sum2)
 
 
 @wp.kernel
@@ -185,38 +331,54 @@ def raster_backward(
     span: int,
     grad_pos: wp.array(dtype=wp.vec4),
 ):
-    """Gradient of (u, v) to the clip-space x, y, w of the triangle's vertices; z/w and the id carry none."""
+    """Gradient of (u, v) to the clip-space x, y, w of the triangle's vertices; z/w and the id carry none.
+
+    The sums of a triangle's neighbouring pixels are added to its vertices at once.
+    """
     b, row, chunk = wp.tid()
     y = y0 + row
+    step = 2.0 / float(width)
     cy = (float(y) + 0.5) * 2.0 / float(height) - 1.0
+    last = int(0)
+    p0 = wp.vec4()
+    p1 = wp.vec4()
+    p2 = wp.vec4()
+    sum0 = wp.vec4()
+    sum1 = wp.vec4()
+    sum2 = wp.vec4()
     for x in range(chunk * span, wp.min(chunk * span + span, width)):
         pixel = (b * height + y) * width + x
         r = rast[pixel]
         g = grad_rast[pixel]
         if r[3] > 0.0 and (g[0] != 0.0 or g[1] != 0.0):
-            face = tri[int(r[3]) - 1]
-            i0 = b * vertex_count + face[0]
-            i1 = b * vertex_count + face[1]
-            i2 = b * vertex_count + face[2]
-            cx = (float(x) + 0.5) * 2.0 / float(width) - 1.0
-            q0 = relative(pos[i0], cx, cy)
-            q1 = relative(pos[i1], cx, cy)
-            q2 = relative(pos[i2], cx, cy)
+            t = int(r[3])
+            if t != last:
+                if last > 0:
+                    add_to_corners(grad_pos, b * vertex_count, tri[last - 1], sum0, sum1, sum2)
+                last = t
+                face = tri[t - 1]
+                p0 = pos[b * vertex_count + face[0]]
+                p1 = pos[b * vertex_count + face[1]]
+                p2 = pos[b * vertex_count + face[2]]
+                sum0 = wp.vec4()
+                sum1 = wp.vec4()
+                sum2 = wp.vec4()
+            cx = (float(x) + 0.5) * step - 1.0
+            q0 = relative(p0, cx, cy)
+            q1 = relative(p1, cx, cy)
+            q2 = relative(p2, cx, cy)
             area = cross2(q1, q2) + cross2(q2, q0) + cross2(q0, q1)
             if wp.abs(area) > 1.0e-20:
+                inverse = 1.0 / area
                 common = g[0] * r[0] + g[1] * r[1]
-                g0 = (g[0] - common) / area
-                g1 = (g[1] - common) / area
-                g2 = -common / area
-                x0 = g2 * q1[1] - g1 * q2[1]
-                y0_ = g1 * q2[0] - g2 * q1[0]
-                x1 = g0 * q2[1] - g2 * q0[1]
-                y1_ = g2 * q0[0] - g0 * q2[0]
-                x2 = g1 * q0[1] - g0 * q1[1]
-                y2_ = g0 * q1[0] - g1 * q0[0]
-                wp.atomic_add(grad_pos, i0, wp.vec4(x0, y0_, 0.0, -cx * x0 - cy * y0_))
-                wp.atomic_add(grad_pos, i1, wp.vec4(x1, y1_, 0.0, -cx * x1 - cy * y1_))
-                wp.atomic_add(grad_pos, i2, wp.vec4(x2, y2_, 0.0, -cx * x2 - cy * y2_))
+                g0 = (g[0] - common) * inverse
+                g1 = (g[1] - common) * inverse
+                g2 = -common * inverse
+                sum0 += corner_gradient(g2 * q1[1] - g1 * q2[1], g1 * q2[0] - g2 * q1[0], cx, cy)
+                sum1 += corner_gradient(g0 * q2[1] - g2 * q0[1], g2 * q0[0] - g0 * q2[0], cx, cy)
+                sum2 += corner_gradient(g1 * q0[1] - g0 * q1[1], g0 * q1[0] - g1 * q0[0], cx, cy)
+    if last > 0:
+        add_to_corners(grad_pos, b * vertex_count, tri[last - 1], sum0, sum1, sum2)
 
 
 @wp.kernel
@@ -243,14 +405,9 @@ def interpolate_forward(
             i0 = b * attr_step + face[0] * channels
             i1 = b * attr_step + face[1] * channels
             i2 = b * attr_step + face[2] * channels
-            u = r[0]
-            v = r[1]
-            rest = 1.0 - u - v
-            for c in range(channels):
-                out[j + c] = u * attr[i0 + c] + v * attr[i1 + c] + rest * attr[i2 + c]
+            mix(attr, i0, i1, i2, r[0], r[1], 1.0 - r[0] - r[1], channels, out, j)
         else:
-            for c in range(channels):
-                out[j + c] = 0.0
+            clear(out, j, channels)
 
 
 @wp.kernel
@@ -274,28 +431,17 @@ def interpolate_backward(
     for x in range(chunk * span, wp.min(chunk * span + span, width)):
         pixel = (b * height + y0 + row) * width + x
         r = rast[pixel]
-        gu = float(0.0)
-        gv = float(0.0)
+        slopes = wp.vec2()
         if r[3] > 0.0:
             face = tri[int(r[3]) - 1]
             i0 = b * attr_step + face[0] * channels
             i1 = b * attr_step + face[1] * channels
             i2 = b * attr_step + face[2] * channels
-            u = r[0]
-            v = r[1]
-            rest = 1.0 - u - v
-            j = pixel * channels
-            for c in range(channels):
-                g = grad_out[j + c]
-                if g != 0.0:
-                    last = attr[i2 + c]
-                    gu += g * (attr[i0 + c] - last)
-                    gv += g * (attr[i1 + c] - last)
-                    if need_attr != 0:
-                        wp.atomic_add(grad_attr, i0 + c, g * u)
-                        wp.atomic_add(grad_attr, i1 + c, g * v)
-                        wp.atomic_add(grad_attr, i2 + c, g * rest)
-        grad_rast[pixel] = wp.vec4(gu, gv, 0.0, 0.0)
+            slopes = mix_slopes(attr, i0, i1, i2, channels, grad_out, pixel * channels)
+            if need_attr != 0:
+                rest = 1.0 - r[0] - r[1]
+                unmix(grad_attr, i0, i1, i2, r[0], r[1], rest, channels, grad_out, pixel * channels)
+        grad_rast[pixel] = wp.vec4(slopes[0], slopes[1], 0.0, 0.0)
 
 
 @wp.kernel
@@ -680,6 +826,86 @@ def silhouette_crossing(
     return none
 
 
+@wp.func
+def silhouette_between(
+    pos: wp.array(dtype=wp.vec4),
+    tri: wp.array(dtype=wp.vec3i),
+    adjacent: wp.array(dtype=int),
+    facing: wp.array(dtype=wp.int8),
+    vertex_base: int,
+    facing_base: int,
+    r0: wp.vec4,
+    r1: wp.vec4,
+    axis: int,
+    x: int,
+    y: int,
+    width: float,
+    height: float,
+) -> wp.vec2:
+    """Silhouette between the pixel (x, y), whose `rast` is r0, and its right (axis 0) or upper (axis 1) neighbour's r1.
+
+    Returns (blend weight, code). Weight > 0: this pixel takes so much of the neighbour's colour; < 0: the neighbour
+    takes so much of this one's. The code is 1 + 2 * (3 * triangle + edge) + (1 if the nearer surface is the
+    neighbour's), or 0 where there is no silhouette.
+    """
+    none = wp.vec2()
+    swap = int(0)
+    if r0[3] == 0.0 or (r1[3] > 0.0 and r1[2] < r0[2]):
+        swap = 1
+    t = int(wp.where(swap == 1, r1[3], r0[3])) - 1
+    goal = int(wp.where(swap == 1, r0[3], r1[3])) - 1
+    side = facing[facing_base + t]
+    if side == wp.int8(0):
+        return none
+    if goal >= 0 and facing[facing_base + goal] == side:
+        # Direct neighbours on a surface that does not fold between them: the common, quick case.
+        for k in range(3):
+            shared = adjacent[3 * t + k] - 3 * goal
+            if shared >= 0 and shared < 3:
+                return none
+    px = float(x) + 0.5
+    py = float(y) + 0.5
+    direction = float(1.0)
+    if swap == 1:
+        direction = -1.0
+        if axis == 0:
+            px += 1.0
+        else:
+            py += 1.0
+    along = wp.where(axis == 0, px, py)
+    across = wp.where(axis == 0, py, px)
+    hit = silhouette_crossing(
+        pos, tri, adjacent, facing, vertex_base, facing_base, t, goal, axis, direction, along, across, width, height
+    )
+    if hit[0] < 0.0:
+        return none
+    code = int(hit[1])
+    f = tri[code // 3]
+    n = code % 3
+    a = pair_point(pos[vertex_base + f[(n + 1) % 3]], axis, along, across, width, height)
+    c = pair_point(pos[vertex_base + f[(n + 2) % 3]], axis, along, across, width, height)
+    if wp.abs(c[1] - a[1]) < wp.abs(c[0] - a[0]):
+        return none
+    return wp.vec2(direction * (0.5 - hit[0]), float(1 + 2 * code + swap))
+
+
+@wp.func
+def keep_pair(
+    found: wp.vec2,
+    place: int,
+    counts: wp.array(dtype=int),
+    band: int,
+    first: int,
+    places: wp.array(dtype=wp.vec2i),
+    weights: wp.array(dtype=float),
+):
+    """Append a silhouette to the band's list, which starts at `first`."""
+    if found[1] != 0.0:
+        i = first + wp.atomic_add(counts, band, 1)
+        places[i] = wp.vec2i(place, int(found[1]))
+        weights[i] = found[0]
+
+
 @wp.kernel
 def antialias_analyse(
     pos: wp.array(dtype=wp.vec4),
@@ -692,157 +918,54 @@ def antialias_analyse(
     width: int,
     y0: int,
     span: int,
-    alpha: wp.array(dtype=wp.vec2),
-    edges: wp.array(dtype=wp.vec2i),
+    band: int,
+    first: int,
+    counts: wp.array(dtype=int),
+    places: wp.array(dtype=wp.vec2i),
+    weights: wp.array(dtype=float),
 ):
-    """Blend weight and silhouette edge of the pixel pairs (this, right) and (this, up).
+    """List the pixel pairs (this, right) and (this, up) across which a silhouette runs.
 
-    alpha > 0: this pixel takes alpha of the neighbour's colour; alpha < 0: the neighbour takes -alpha of this one's.
-    edges: 1 + 2 * (3 * triangle + edge) + (1 if the nearer surface is the neighbour's), or 0.
+    places: (2 * pixel + axis, code of `silhouette_between`), weights: the blend weight; each band fills its own part.
     """
     b, row, chunk = wp.tid()
     y = y0 + row
     w = float(width)
     h = float(height)
-    faces = tri.shape[0]
+    faces = b * tri.shape[0]
+    verts = b * vertex_count
     for x in range(chunk * span, wp.min(chunk * span + span, width)):
         pixel = (b * height + y) * width + x
         r0 = rast[pixel]
-        weights = wp.vec2()
-        found = wp.vec2i()
-        for axis in range(2):
-            neighbour = int(-1)
-            if axis == 0 and x + 1 < width:
-                neighbour = pixel + 1
-            if axis == 1 and y + 1 < height:
-                neighbour = pixel + width
-            if neighbour >= 0:
-                r1 = rast[neighbour]
-                if r0[3] != r1[3]:
-                    swap = int(0)
-                    if r0[3] == 0.0 or (r1[3] > 0.0 and r1[2] < r0[2]):
-                        swap = 1
-                    t = int(wp.where(swap == 1, r1[3], r0[3])) - 1
-                    goal = int(wp.where(swap == 1, r0[3], r1[3])) - 1
-                    side = facing[b * faces + t]
-                    search = bool(side != wp.int8(0))
-                    if search and goal >= 0 and facing[b * faces + goal] == side:
-                        # Direct neighbours on a surface that does not fold between them: the common, quick case.
-                        for k in range(3):
-                            shared = adjacent[3 * t + k] - 3 * goal
-                            if shared >= 0 and shared < 3:
-                                search = False
-                    if search:
-                        px = float(x) + 0.5
-                        py = float(y) + 0.5
-                        direction = float(1.0)
-                        if swap == 1:
-                            direction = -1.0
-                            if axis == 0:
-                                px += 1.0
-                            else:
-                                py += 1.0
-                        along = wp.where(axis == 0, px, py)
-                        across = wp.where(axis == 0, py, px)
-                        hit = silhouette_crossing(
-                            pos, tri, adjacent, facing, b * vertex_count, b * faces,
-                            t, goal, axis, direction, along, across, w, h,
-                        )  # fmt: skip
-                        if hit[0] >= 0.0:
-                            code = int(hit[1])
-                            f = tri[code // 3]
-                            n = code % 3
-                            a = pair_point(pos[b * vertex_count + f[(n + 1) % 3]], axis, along, across, w, h)
-                            c = pair_point(pos[b * vertex_count + f[(n + 2) % 3]], axis, along, across, w, h)
-                            if wp.abs(c[1] - a[1]) >= wp.abs(c[0] - a[0]):
-                                weights[axis] = direction * (0.5 - hit[0])
-                                found[axis] = 1 + 2 * code + swap
-        alpha[pixel] = weights
-        edges[pixel] = found
+        if x + 1 < width:
+            r1 = rast[pixel + 1]
+            if r0[3] != r1[3]:
+                found = silhouette_between(pos, tri, adjacent, facing, verts, faces, r0, r1, 0, x, y, w, h)
+                keep_pair(found, 2 * pixel, counts, band, first, places, weights)
+        if y + 1 < height:
+            r2 = rast[pixel + width]
+            if r0[3] != r2[3]:
+                found_up = silhouette_between(pos, tri, adjacent, facing, verts, faces, r0, r2, 1, x, y, w, h)
+                keep_pair(found_up, 2 * pixel + 1, counts, band, first, places, weights)
 
 
 @wp.kernel
 def antialias_forward(
     color: wp.array(dtype=float),
-    alpha: wp.array(dtype=wp.vec2),
+    places: wp.array(dtype=wp.vec2i),
+    weights: wp.array(dtype=float),
     channels: int,
-    height: int,
     width: int,
-    y0: int,
-    span: int,
     out: wp.array(dtype=float),
 ):
-    """Each pixel gathers its share from the pairs in which it is the one to change; `out` holds the colours before."""
-    b, row, chunk = wp.tid()
-    y = y0 + row
-    for x in range(chunk * span, wp.min(chunk * span + span, width)):
-        pixel = (b * height + y) * width + x
-        own = alpha[pixel]
-        right = wp.max(own[0], 0.0)
-        up = wp.max(own[1], 0.0)
-        left = float(0.0)
-        down = float(0.0)
-        if x > 0:
-            left = wp.max(-alpha[pixel - 1][0], 0.0)
-        if y > 0:
-            down = wp.max(-alpha[pixel - width][1], 0.0)
-        j = pixel * channels
-        if right + up + left + down > 0.0:
-            for c in range(channels):
-                here = color[j + c]
-                value = here
-                if right > 0.0:
-                    value += right * (color[j + channels + c] - here)
-                if up > 0.0:
-                    value += up * (color[j + width * channels + c] - here)
-                if left > 0.0:
-                    value += left * (color[j - channels + c] - here)
-                if down > 0.0:
-                    value += down * (color[j - width * channels + c] - here)
-                out[j + c] = value
-
-
-@wp.kernel
-def antialias_backward_color(
-    grad_out: wp.array(dtype=float),
-    alpha: wp.array(dtype=wp.vec2),
-    channels: int,
-    height: int,
-    width: int,
-    y0: int,
-    span: int,
-    grad_color: wp.array(dtype=float),
-):
-    """Transpose of `antialias_forward`, again as a gather: each pixel collects from the four pairs that read it.
-
-    `grad_color` holds `grad_out` before.
-    """
-    b, row, chunk = wp.tid()
-    y = y0 + row
-    for x in range(chunk * span, wp.min(chunk * span + span, width)):
-        pixel = (b * height + y) * width + x
-        own = alpha[pixel]
-        left = float(0.0)
-        down = float(0.0)
-        if x > 0:
-            left = alpha[pixel - 1][0]
-        if y > 0:
-            down = alpha[pixel - width][1]
-        j = pixel * channels
-        if own[0] != 0.0 or own[1] != 0.0 or left != 0.0 or down != 0.0:
-            # A pair (first, second, alpha) adds alpha * (second - first) to first (alpha > 0) or to second (alpha < 0).
-            keep = 1.0 - wp.max(own[0], 0.0) - wp.max(own[1], 0.0) + wp.min(left, 0.0) + wp.min(down, 0.0)
-            for c in range(channels):
-                value = keep * grad_out[j + c]
-                if own[0] < 0.0:
-                    value -= own[0] * grad_out[j + channels + c]
-                if own[1] < 0.0:
-                    value -= own[1] * grad_out[j + width * channels + c]
-                if left > 0.0:
-                    value += left * grad_out[j - channels + c]
-                if down > 0.0:
-                    value += down * grad_out[j - width * channels + c]
-                grad_color[j + c] = value
+    """Blend the listed pairs; `out` holds the colours before; launch over the pairs."""
+    i = wp.tid()
+    pixel = places[i][0] // 2
+    other = pixel + wp.where(places[i][0] % 2 == 0, 1, width)
+    target = wp.where(weights[i] > 0.0, pixel, other)
+    for c in range(channels):
+        step = color[other * channels + c] - color[pixel * channels + c]
+        wp.atomic_add(out, target * channels + c, weights[i] * step)
 
 
 @wp.func
@@ -854,66 +977,69 @@ def window_gradient(p: wp.vec4, gx: float, gy: float, width: float, height: floa
 
 
 @wp.kernel
-def antialias_backward_pos(
+def antialias_backward(
     pos: wp.array(dtype=wp.vec4),
     tri: wp.array(dtype=wp.vec3i),
     color: wp.array(dtype=float),
     grad_out: wp.array(dtype=float),
-    alpha: wp.array(dtype=wp.vec2),
-    edges: wp.array(dtype=wp.vec2i),
+    places: wp.array(dtype=wp.vec2i),
+    weights: wp.array(dtype=float),
     vertex_count: int,
     channels: int,
     height: int,
     width: int,
-    y0: int,
-    span: int,
+    grad_color: wp.array(dtype=float),
     grad_pos: wp.array(dtype=wp.vec4),
 ):
-    """Gradient of the crossing's place to the two ends of the silhouette edge."""
-    b, row, chunk = wp.tid()
-    y = y0 + row
+    """Gradients to the pairs' colours and to the two ends of the silhouette edge; launch over the pairs.
+
+    `grad_color` holds `grad_out` before; `grad_pos` is added to.
+    """
+    i = wp.tid()
+    pixel = places[i][0] // 2
+    axis = places[i][0] % 2
+    other = pixel + wp.where(axis == 0, 1, width)
+    weight = weights[i]
+    target = wp.where(weight > 0.0, pixel, other)
+    slope = float(0.0)
+    for c in range(channels):
+        g = grad_out[target * channels + c]
+        slope += g * (color[other * channels + c] - color[pixel * channels + c])
+        wp.atomic_add(grad_color, other * channels + c, weight * g)
+        wp.atomic_add(grad_color, pixel * channels + c, -weight * g)
+    if slope == 0.0:
+        return
+    swap = (places[i][1] - 1) % 2
+    code = (places[i][1] - 1) // 2
+    face = tri[code // 3]
+    k = code % 3
+    base = pixel // (height * width) * vertex_count
+    ia = base + face[(k + 1) % 3]
+    ib = base + face[(k + 2) % 3]
+    px = float(pixel % width) + 0.5
+    py = float(pixel // width % height) + 0.5
+    if swap == 1:
+        if axis == 0:
+            px += 1.0
+        else:
+            py += 1.0
+    along = wp.where(axis == 0, px, py)
+    across = wp.where(axis == 0, py, px)
     w = float(width)
     h = float(height)
-    for x in range(chunk * span, wp.min(chunk * span + span, width)):
-        pixel = (b * height + y) * width + x
-        codes = edges[pixel]
-        for axis in range(2):
-            if codes[axis] != 0:
-                other = wp.where(axis == 0, pixel + 1, pixel + width)
-                target = wp.where(alpha[pixel][axis] > 0.0, pixel, other)
-                slope = float(0.0)
-                for c in range(channels):
-                    step = color[other * channels + c] - color[pixel * channels + c]
-                    slope += grad_out[target * channels + c] * step
-                if slope != 0.0:
-                    swap = (codes[axis] - 1) % 2
-                    code = (codes[axis] - 1) // 2
-                    face = tri[code // 3]
-                    k = code % 3
-                    ia = b * vertex_count + face[(k + 1) % 3]
-                    ib = b * vertex_count + face[(k + 2) % 3]
-                    px = float(x) + 0.5
-                    py = float(y) + 0.5
-                    if swap == 1:
-                        if axis == 0:
-                            px += 1.0
-                        else:
-                            py += 1.0
-                    along = wp.where(axis == 0, px, py)
-                    across = wp.where(axis == 0, py, px)
-                    a = pair_point(pos[ia], axis, along, across, w, h)
-                    e = pair_point(pos[ib], axis, along, across, w, h) - a
-                    # alpha = direction / 2 - (crossing along the positive axis): the direction cancels.
-                    t = wp.clamp(-a[1] / e[1], 0.0, 1.0)
-                    tilt = -e[0] / e[1]
-                    ga = -slope * (1.0 - t)
-                    gb = -slope * t
-                    if axis == 0:
-                        wp.atomic_add(grad_pos, ia, window_gradient(pos[ia], ga, ga * tilt, w, h))
-                        wp.atomic_add(grad_pos, ib, window_gradient(pos[ib], gb, gb * tilt, w, h))
-                    else:
-                        wp.atomic_add(grad_pos, ia, window_gradient(pos[ia], ga * tilt, ga, w, h))
-                        wp.atomic_add(grad_pos, ib, window_gradient(pos[ib], gb * tilt, gb, w, h))
+    a = pair_point(pos[ia], axis, along, across, w, h)
+    e = pair_point(pos[ib], axis, along, across, w, h) - a
+    # weight = direction / 2 - (crossing along the positive axis): the direction cancels.
+    t = wp.clamp(-a[1] / e[1], 0.0, 1.0)
+    tilt = -e[0] / e[1]
+    ga = -slope * (1.0 - t)
+    gb = -slope * t
+    if axis == 0:
+        wp.atomic_add(grad_pos, ia, window_gradient(pos[ia], ga, ga * tilt, w, h))
+        wp.atomic_add(grad_pos, ib, window_gradient(pos[ib], gb, gb * tilt, w, h))
+    else:
+        wp.atomic_add(grad_pos, ia, window_gradient(pos[ia], ga * tilt, ga, w, h))
+        wp.atomic_add(grad_pos, ib, window_gradient(pos[ib], gb * tilt, gb, w, h))
 
 
 @wp.kernel
