@@ -101,9 +101,10 @@ def _draw(launcher: Launcher, keys: torch.Tensor, pos: torch.Tensor, tri: torch.
     batch, height, width = keys.shape
     args = [_vec4(pos), _vec3i(tri), pos.shape[1], height, width]
     target = array(keys, wp.uint64)
+    span = max(1, tri.shape[0]) if launcher.is_cpu else 1
 
     def task(_band: int, y0: int, y1: int) -> None:
-        launcher.launch(kernels.raster_depth, (batch, tri.shape[0]), [*args, y0, y1, target])
+        launcher.launch(kernels.raster_depth, (batch, tri.shape[0] // span), [*args, y0, y1, span, target])
 
     launcher.in_bands(task, height)
 

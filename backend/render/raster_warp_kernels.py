@@ -40,91 +40,6 @@ def cross2(a: wp.vec3, b: wp.vec3) -> float:
 
 
 @wp.func_native("""
-const float* a0 = attr.data + i0;
-const float* a1 = attr.data + i1;
-const float* a2 = attr.data + i2;
-float* target = out.data + place;
-for (int c = 0; c < channels; ++c) target[c] = u * a0[c] + v * a1[c] + rest * a2[c];
-""")
-def mix(
-    attr: wp.array(dtype=float),
-    i0: int,
-    i1: int,
-    i2: int,
-    u: float,
-    v: float,
-    rest: float,
-    channels: int,
-    out: wp.array(dtype=float),
-    place: int,
-):
-    """out[place:] = u * attr[i0:] + v * attr[i1:] + rest * attr[i2:], `channels` numbers each."""
-    ...
-
-
-@wp.func_native("""
-float* target = out.data + place;
-for (int c = 0; c < channels; ++c) target[c] = 0.0f;
-""")
-def clear(out: wp.array(dtype=float), place: int, channels: int):
-    """out[place:] = 0, `channels` numbers."""
-    ...
-
-
-@wp.func_native("""
-const float* a0 = attr.data + i0;
-const float* a1 = attr.data + i1;
-const float* a2 = attr.data + i2;
-const float* g = grad.data + place;
-float gu = 0.0f;
-float gv = 0.0f;
-for (int c = 0; c < channels; ++c) {
-    gu += g[c] * (a0[c] - a2[c]);
-    gv += g[c] * (a1[c] - a2[c]);
-}
-return wp::vec2(gu, gv);
-""")
-def mix_slopes(
-    attr: wp.array(dtype=float),
-    i0: int,
-    i1: int,
-    i2: int,
-    channels: int,
-    grad: wp.array(dtype=float),
-    place: int,
-) -> wp.vec2:
-    """Gradient of `mix` to u and v (rest = 1 - u - v) from one to its output."""
-    ...
-
-
-@wp.func_native("""
-float* s0 = sums.data + i0;
-float* s1 = sums.data + i1;
-float* s2 = sums.data + i2;
-const float* g = grad.data + place;
-for (int c = 0; c < channels; ++c) {
-    wp::atomic_add(s0 + c, g[c] * u);
-    wp::atomic_add(s1 + c, g[c] * v);
-    wp::atomic_add(s2 + c, g[c] * rest);
-}
-""")
-def unmix(
-    sums: wp.array(dtype=float),
-    i0: int,
-    i1: int,
-    i2: int,
-    u: float,
-    v: float,
-    rest: float,
-    channels: int,
-    grad: wp.array(dtype=float),
-    place: int,
-):
-    """Transpose of `mix`: adds u, v and rest times grad[place:] to the sums of the three vertices."""
-    ...
-
-
-@wp.func_native("""
 wp::uint64* row = keys.data + place;
 for (int i = first; i <= last; ++i) {
     const float a0 = slope[0] * i + start[0];
@@ -156,25 +71,24 @@ def depth_row(
     ...
 
 
-@wp.kernel
-def raster_depth(
+@wp.func
+def draw_triangle(
     pos: wp.array(dtype=wp.vec4),
-    tri: wp.array(dtype=wp.vec3i),
-    vertex_count: int,
+    face: wp.vec3i,
+    t: int,
+    base: int,
+    b: int,
     height: int,
     width: int,
     y0: int,
     y1: int,
     keys: wp.array(dtype=wp.uint64),
 ):
-    """Keep, per pixel, the smallest (depth, triangle) key of the triangles over it; launch over (B, T).
+    """Keep, per pixel, the smallest (depth, triangle) key.
 
     Edge functions are homogeneous (Olano and Greer 1997), so triangles that cross w = 0 need no clipping: they are
     tested over the whole band and their pixels behind the camera have w <= 0 or |z/w| > 1.
     """
-    b, t = wp.tid()
-    face = tri[t]
-    base = b * vertex_count
     p0 = pos[base + face[0]]
     p1 = pos[base + face[1]]
     p2 = pos[base + face[2]]
@@ -244,6 +158,24 @@ def raster_depth(
 
 
 @wp.kernel
+def raster_depth(
+    pos: wp.array(dtype=wp.vec4),
+    tri: wp.array(dtype=wp.vec3i),
+    vertex_count: int,
+    height: int,
+    width: int,
+    y0: int,
+    y1: int,
+    span: int,
+    keys: wp.array(dtype=wp.uint64),
+):
+    """Depth test of all triangles in rows y0..y1; launch over (B, T / span)."""
+    b, chunk = wp.tid()
+    for t in range(chunk * span, wp.min(chunk * span + span, tri.shape[0])):
+        draw_triangle(pos, tri[t], t, b * vertex_count, b, height, width, y0, y1, keys)
+
+
+@wp.kernel
 def raster_resolve(
     pos: wp.array(dtype=wp.vec4),
     tri: wp.array(dtype=wp.vec3i),
@@ -304,18 +236,32 @@ def raster_resolve(
 
 
 @wp.func
-def corner_gradient(gx: float, gy: float, cx: float, cy: float) -> wp.vec4:
-    """Gradient to a clip-space position from one to the first two parts of `relative`."""
-    return wp.vec4(gx, gy, 0.0, -cx * gx - cy * gy)
+def add_to_corner(grad: wp.array(dtype=wp.vec4), i: int, g: wp.vec3, cx: float, cy: float):
+    """Add a gradient to `relative(p, cx, cy)` to the one to p."""
+    wp.atomic_add(grad, i, wp.vec4(g[0], g[1], 0.0, g[2] - cx * g[0] - cy * g[1]))
 
 
 @wp.func
 def add_to_corners(
-    grad: wp.array(dtype=wp.vec4), base: int, face: wp.vec3i, sum0: wp.vec4, sum1: wp.vec4, sum2: wp.vec4
+    grad: wp.array(dtype=wp.vec4),
+    base: int,
+    face: wp.vec3i,
+    q0: wp.vec3,
+    q1: wp.vec3,
+    q2: wp.vec3,
+    m0: wp.vec3,
+    m1: wp.vec3,
+    m2: wp.vec3,
+    cx: float,
+    cy: float,
 ):
-    wp.atomic_add(grad, base + face[0], sum0)
-    wp.atomic_add(grad, base + face[1], sum1)
-    wp.atomic_add(grad, base + face[2], sum2)
+    """Add the gradient of the edge functions (q1 x q2, q2 x q0, q0 x q1) . m whose weighted sums of m are m0, m1, m2.
+
+    q: the corners relative to (cx, cy).
+    """
+    add_to_corner(grad, base + face[0], wp.cross(m1, q2) - wp.cross(m2, q1), cx, cy)
+    add_to_corner(grad, base + face[1], wp.cross(m2, q0) - wp.cross(m0, q2), cx, cy)
+    add_to_corner(grad, base + face[2], wp.cross(m0, q1) - wp.cross(m1, q0), cx, cy)
 
 
 @wp.kernel
@@ -333,19 +279,24 @@ def raster_backward(
 ):
     """Gradient of (u, v) to the clip-space x, y, w of the triangle's vertices; z/w and the id carry none.
 
-    The sums of a triangle's neighbouring pixels are added to its vertices at once.
+    u and v are edge functions over their sum, the area; what the pixels of a triangle in a row give is summed as
+    gradients to the edge functions, times the place relative to the first of them, and goes to the corners at once.
     """
     b, row, chunk = wp.tid()
     y = y0 + row
     step = 2.0 / float(width)
     cy = (float(y) + 0.5) * 2.0 / float(height) - 1.0
     last = int(0)
-    p0 = wp.vec4()
-    p1 = wp.vec4()
-    p2 = wp.vec4()
-    sum0 = wp.vec4()
-    sum1 = wp.vec4()
-    sum2 = wp.vec4()
+    cx = float(0.0)
+    origin = int(0)
+    area_here = float(0.0)
+    area_slope = float(0.0)
+    q0 = wp.vec3()
+    q1 = wp.vec3()
+    q2 = wp.vec3()
+    m0 = wp.vec3()
+    m1 = wp.vec3()
+    m2 = wp.vec3()
     for x in range(chunk * span, wp.min(chunk * span + span, width)):
         pixel = (b * height + y) * width + x
         r = rast[pixel]
@@ -354,31 +305,69 @@ def raster_backward(
             t = int(r[3])
             if t != last:
                 if last > 0:
-                    add_to_corners(grad_pos, b * vertex_count, tri[last - 1], sum0, sum1, sum2)
+                    add_to_corners(grad_pos, b * vertex_count, tri[last - 1], q0, q1, q2, m0, m1, m2, cx, cy)
                 last = t
+                origin = x
+                cx = (float(x) + 0.5) * step - 1.0
                 face = tri[t - 1]
-                p0 = pos[b * vertex_count + face[0]]
-                p1 = pos[b * vertex_count + face[1]]
-                p2 = pos[b * vertex_count + face[2]]
-                sum0 = wp.vec4()
-                sum1 = wp.vec4()
-                sum2 = wp.vec4()
-            cx = (float(x) + 0.5) * step - 1.0
-            q0 = relative(p0, cx, cy)
-            q1 = relative(p1, cx, cy)
-            q2 = relative(p2, cx, cy)
-            area = cross2(q1, q2) + cross2(q2, q0) + cross2(q0, q1)
+                q0 = relative(pos[b * vertex_count + face[0]], cx, cy)
+                q1 = relative(pos[b * vertex_count + face[1]], cx, cy)
+                q2 = relative(pos[b * vertex_count + face[2]], cx, cy)
+                edges = wp.cross(q1, q2) + wp.cross(q2, q0) + wp.cross(q0, q1)
+                area_here = edges[2]
+                area_slope = edges[0]
+                m0 = wp.vec3()
+                m1 = wp.vec3()
+                m2 = wp.vec3()
+            dx = float(x - origin) * step
+            area = area_slope * dx + area_here
             if wp.abs(area) > 1.0e-20:
                 inverse = 1.0 / area
                 common = g[0] * r[0] + g[1] * r[1]
-                g0 = (g[0] - common) * inverse
-                g1 = (g[1] - common) * inverse
-                g2 = -common * inverse
-                sum0 += corner_gradient(g2 * q1[1] - g1 * q2[1], g1 * q2[0] - g2 * q1[0], cx, cy)
-                sum1 += corner_gradient(g0 * q2[1] - g2 * q0[1], g2 * q0[0] - g0 * q2[0], cx, cy)
-                sum2 += corner_gradient(g1 * q0[1] - g0 * q1[1], g0 * q1[0] - g1 * q0[0], cx, cy)
+                place = wp.vec3(dx, 0.0, 1.0) * inverse
+                m0 += (g[0] - common) * place
+                m1 += (g[1] - common) * place
+                m2 -= common * place
     if last > 0:
-        add_to_corners(grad_pos, b * vertex_count, tri[last - 1], sum0, sum1, sum2)
+        add_to_corners(grad_pos, b * vertex_count, tri[last - 1], q0, q1, q2, m0, m1, m2, cx, cy)
+
+
+@wp.func_native("""
+int last = 0;
+const float* a0 = 0;
+const float* a1 = 0;
+const float* a2 = 0;
+for (int pixel = start; pixel < stop; ++pixel) {
+    const wp::vec4& r = rast.data[pixel];
+    const int t = static_cast<wp::int32>(r[3]);
+    float* target = out.data + pixel * channels;
+    if (t > 0) {
+        if (t != last) {
+            last = t;
+            const wp::vec3i& face = tri.data[t - 1];
+            a0 = attr.data + base + face[0] * channels;
+            a1 = attr.data + base + face[1] * channels;
+            a2 = attr.data + base + face[2] * channels;
+        }
+        const float u = r[0], v = r[1], rest = 1.0f - u - v;
+        for (int c = 0; c < channels; ++c) target[c] = u * a0[c] + v * a1[c] + rest * a2[c];
+    } else {
+        for (int c = 0; c < channels; ++c) target[c] = 0.0f;
+    }
+}
+""")
+def interpolate_row(
+    attr: wp.array(dtype=float),
+    tri: wp.array(dtype=wp.vec3i),
+    rast: wp.array(dtype=wp.vec4),
+    base: int,
+    channels: int,
+    start: int,
+    stop: int,
+    out: wp.array(dtype=float),
+):
+    """`interpolate_forward` for the pixels [start, stop) of a row."""
+    ...
 
 
 @wp.kernel
@@ -396,18 +385,64 @@ def interpolate_forward(
 ):
     """out = u * a0 + v * a1 + (1 - u - v) * a2; zero where no triangle is. `attr_step` is V * C, or 0 when shared."""
     b, row, chunk = wp.tid()
-    for x in range(chunk * span, wp.min(chunk * span + span, width)):
-        pixel = (b * height + y0 + row) * width + x
-        r = rast[pixel]
-        j = pixel * channels
-        if r[3] > 0.0:
-            face = tri[int(r[3]) - 1]
-            i0 = b * attr_step + face[0] * channels
-            i1 = b * attr_step + face[1] * channels
-            i2 = b * attr_step + face[2] * channels
-            mix(attr, i0, i1, i2, r[0], r[1], 1.0 - r[0] - r[1], channels, out, j)
-        else:
-            clear(out, j, channels)
+    first = (b * height + y0 + row) * width + chunk * span
+    stop = first + wp.min(span, width - chunk * span)
+    interpolate_row(attr, tri, rast, b * attr_step, channels, first, stop, out)
+
+
+@wp.func_native("""
+int pixel = start;
+while (pixel < stop) {
+    const int t = static_cast<wp::int32>(rast.data[pixel][3]);
+    const int first = pixel;
+    do ++pixel; while (pixel < stop && static_cast<wp::int32>(rast.data[pixel][3]) == t);
+    if (t <= 0) {
+        for (int p = first; p < pixel; ++p) grad_rast.data[p] = wp::vec4();
+        continue;
+    }
+    const wp::vec3i& face = tri.data[t - 1];
+    const int i0 = base + face[0] * channels, i1 = base + face[1] * channels, i2 = base + face[2] * channels;
+    for (int p = first; p < pixel; ++p) {
+        const float* g = grad_out.data + p * channels;
+        float gu = 0.0f, gv = 0.0f;
+        for (int c = 0; c < channels; ++c) {
+            gu += g[c] * (attr.data[i0 + c] - attr.data[i2 + c]);
+            gv += g[c] * (attr.data[i1 + c] - attr.data[i2 + c]);
+        }
+        grad_rast.data[p] = wp::vec4(gu, gv, 0.0f, 0.0f);
+    }
+    if (need_attr) {
+        for (int c = 0; c < channels; ++c) {
+            float s0 = 0.0f, s1 = 0.0f, s2 = 0.0f;
+            for (int p = first; p < pixel; ++p) {
+                const wp::vec4& r = rast.data[p];
+                const float g = grad_out.data[p * channels + c];
+                s0 += g * r[0];
+                s1 += g * r[1];
+                s2 += g * (1.0f - r[0] - r[1]);
+            }
+            wp::atomic_add(grad_attr.data + i0 + c, s0);
+            wp::atomic_add(grad_attr.data + i1 + c, s1);
+            wp::atomic_add(grad_attr.data + i2 + c, s2);
+        }
+    }
+}
+""")
+def interpolate_row_backward(
+    attr: wp.array(dtype=float),
+    tri: wp.array(dtype=wp.vec3i),
+    rast: wp.array(dtype=wp.vec4),
+    grad_out: wp.array(dtype=float),
+    base: int,
+    channels: int,
+    start: int,
+    stop: int,
+    need_attr: int,
+    grad_attr: wp.array(dtype=float),
+    grad_rast: wp.array(dtype=wp.vec4),
+):
+    """`interpolate_backward` for the pixels [start, stop) of a row; those of a triangle are summed, then added."""
+    ...
 
 
 @wp.kernel
@@ -428,20 +463,10 @@ def interpolate_backward(
 ):
     """Gradients to the attributes (added) and to u, v (written)."""
     b, row, chunk = wp.tid()
-    for x in range(chunk * span, wp.min(chunk * span + span, width)):
-        pixel = (b * height + y0 + row) * width + x
-        r = rast[pixel]
-        slopes = wp.vec2()
-        if r[3] > 0.0:
-            face = tri[int(r[3]) - 1]
-            i0 = b * attr_step + face[0] * channels
-            i1 = b * attr_step + face[1] * channels
-            i2 = b * attr_step + face[2] * channels
-            slopes = mix_slopes(attr, i0, i1, i2, channels, grad_out, pixel * channels)
-            if need_attr != 0:
-                rest = 1.0 - r[0] - r[1]
-                unmix(grad_attr, i0, i1, i2, r[0], r[1], rest, channels, grad_out, pixel * channels)
-        grad_rast[pixel] = wp.vec4(slopes[0], slopes[1], 0.0, 0.0)
+    first = (b * height + y0 + row) * width + chunk * span
+    base = b * attr_step
+    stop = first + wp.min(span, width - chunk * span)
+    interpolate_row_backward(attr, tri, rast, grad_out, base, channels, first, stop, need_attr, grad_attr, grad_rast)
 
 
 @wp.kernel
@@ -826,6 +851,18 @@ def silhouette_crossing(
     return none
 
 
+@wp.struct
+class Silhouette:
+    """How two neighbouring pixels blend.
+
+    weight > 0: the first takes so much of the second's colour; < 0: the second takes so much of the first's.
+    code: 1 + 2 * (3 * triangle + edge) + (1 if the nearer surface is the second's), or 0 without a silhouette.
+    """
+
+    weight: float
+    code: int
+
+
 @wp.func
 def silhouette_between(
     pos: wp.array(dtype=wp.vec4),
@@ -841,14 +878,9 @@ def silhouette_between(
     y: int,
     width: float,
     height: float,
-) -> wp.vec2:
-    """Silhouette between the pixel (x, y), whose `rast` is r0, and its right (axis 0) or upper (axis 1) neighbour's r1.
-
-    Returns (blend weight, code). Weight > 0: this pixel takes so much of the neighbour's colour; < 0: the neighbour
-    takes so much of this one's. The code is 1 + 2 * (3 * triangle + edge) + (1 if the nearer surface is the
-    neighbour's), or 0 where there is no silhouette.
-    """
-    none = wp.vec2()
+) -> Silhouette:
+    """Silhouette between the pixel (x, y), whose `rast` is r0, and its right or upper (axis 0 or 1) neighbour's r1."""
+    none = Silhouette()
     swap = int(0)
     if r0[3] == 0.0 or (r1[3] > 0.0 and r1[2] < r0[2]):
         swap = 1
@@ -857,12 +889,6 @@ def silhouette_between(
     side = facing[facing_base + t]
     if side == wp.int8(0):
         return none
-    if goal >= 0 and facing[facing_base + goal] == side:
-        # Direct neighbours on a surface that does not fold between them: the common, quick case.
-        for k in range(3):
-            shared = adjacent[3 * t + k] - 3 * goal
-            if shared >= 0 and shared < 3:
-                return none
     px = float(x) + 0.5
     py = float(y) + 0.5
     direction = float(1.0)
@@ -886,24 +912,46 @@ def silhouette_between(
     c = pair_point(pos[vertex_base + f[(n + 2) % 3]], axis, along, across, width, height)
     if wp.abs(c[1] - a[1]) < wp.abs(c[0] - a[0]):
         return none
-    return wp.vec2(direction * (0.5 - hit[0]), float(1 + 2 * code + swap))
+    found = Silhouette()
+    found.weight = direction * (0.5 - hit[0])
+    found.code = 1 + 2 * code + swap
+    return found
 
 
-@wp.func
-def keep_pair(
-    found: wp.vec2,
-    place: int,
-    counts: wp.array(dtype=int),
-    band: int,
-    first: int,
-    places: wp.array(dtype=wp.vec2i),
-    weights: wp.array(dtype=float),
-):
-    """Append a silhouette to the band's list, which starts at `first`."""
-    if found[1] != 0.0:
-        i = first + wp.atomic_add(counts, band, 1)
-        places[i] = wp.vec2i(place, int(found[1]))
-        weights[i] = found[0]
+@wp.func_native("""
+for (int x = begin; x < stop; ++x) {
+    const wp::vec4* here = rast.data + start + x;
+    const float own = (*here)[3];
+    for (int axis = 0; axis < 2; ++axis) {
+        const float next = here[axis == 0 ? (x + 1 < width) : up][3];
+        if (own == next) continue;
+        if (own == 0.0f || next == 0.0f) return x;
+        const int t = static_cast<wp::int32>(own) - 1, goal = static_cast<wp::int32>(next) - 1;
+        const wp::int8 side = facing.data[faces + t];
+        if (side == 0 || side != facing.data[faces + goal]) return x;
+        const int* around = adjacent.data + 3 * t;
+        const unsigned edge = 3 * goal;
+        if (around[0] - edge >= 3 && around[1] - edge >= 3 && around[2] - edge >= 3) return x;
+    }
+}
+return stop;
+""")
+def next_seam(
+    rast: wp.array(dtype=wp.vec4),
+    adjacent: wp.array(dtype=int),
+    facing: wp.array(dtype=wp.int8),
+    faces: int,
+    start: int,
+    begin: int,
+    stop: int,
+    width: int,
+    up: int,
+) -> int:
+    """First x in [begin, stop) of the row at `start` from which a silhouette may part the right or upper neighbour.
+
+    None does where the two show the same triangle, or direct neighbours on a surface that does not fold between them.
+    """
+    ...
 
 
 @wp.kernel
@@ -926,7 +974,7 @@ def antialias_analyse(
 ):
     """List the pixel pairs (this, right) and (this, up) across which a silhouette runs.
 
-    places: (2 * pixel + axis, code of `silhouette_between`), weights: the blend weight; each band fills its own part.
+    places: (2 * pixel + axis, code of `Silhouette`), weights: the blend weight; each band fills its own part.
     """
     b, row, chunk = wp.tid()
     y = y0 + row
@@ -934,19 +982,23 @@ def antialias_analyse(
     h = float(height)
     faces = b * tri.shape[0]
     verts = b * vertex_count
-    for x in range(chunk * span, wp.min(chunk * span + span, width)):
-        pixel = (b * height + y) * width + x
-        r0 = rast[pixel]
-        if x + 1 < width:
-            r1 = rast[pixel + 1]
-            if r0[3] != r1[3]:
-                found = silhouette_between(pos, tri, adjacent, facing, verts, faces, r0, r1, 0, x, y, w, h)
-                keep_pair(found, 2 * pixel, counts, band, first, places, weights)
-        if y + 1 < height:
-            r2 = rast[pixel + width]
-            if r0[3] != r2[3]:
-                found_up = silhouette_between(pos, tri, adjacent, facing, verts, faces, r0, r2, 1, x, y, w, h)
-                keep_pair(found_up, 2 * pixel + 1, counts, band, first, places, weights)
+    up = wp.where(y + 1 < height, width, 0)
+    start = (b * height + y) * width
+    stop = wp.min(chunk * span + span, width)
+    x = next_seam(rast, adjacent, facing, faces, start, chunk * span, stop, width, up)
+    while x < stop:
+        pixel = start + x
+        for axis in range(2):
+            neighbour = pixel + wp.where(axis == 0, wp.where(x + 1 < width, 1, 0), up)
+            if rast[pixel][3] != rast[neighbour][3]:
+                r0 = rast[pixel]
+                r1 = rast[neighbour]
+                found = silhouette_between(pos, tri, adjacent, facing, verts, faces, r0, r1, axis, x, y, w, h)
+                if found.code > 0:
+                    i = first + wp.atomic_add(counts, band, 1)
+                    places[i] = wp.vec2i(2 * pixel + axis, found.code)
+                    weights[i] = found.weight
+        x = next_seam(rast, adjacent, facing, faces, start, x + 1, stop, width, up)
 
 
 @wp.kernel
