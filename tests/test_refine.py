@@ -106,10 +106,10 @@ def test_exposure_and_colour_cast_stay_out(sitter: Sitter, plain: torch.Tensor) 
 def test_no_edge_where_the_photo_ends(sitter: Sitter, plain: torch.Tensor) -> None:
     """Nothing changes abruptly at rims of what the photo shows, nor at the chart's outline."""
     photo = lit_differently(sitter.photo(sitter.scene.generated), (0.6, 0.6, 0.6))
-    step = (sitter.change(photo) - plain).mean(-1)
-    steps = torch.cat([step.diff(dim=0).abs().flatten(), step.diff(dim=1).abs().flatten()])
-    # A cut-out of the photo would step by log 0.6 = -0.51; 8 bits of the darkest texels at the lids make 0.08.
-    assert float(steps.max()) < 0.12 and float(steps.sort().values[-len(steps) // 1000]) < 0.03
+    # A seam is long, while the rounding of a photo's dark pixels flips single texels: means over 5 x 5 tell them apart.
+    step = ndimage.uniform_filter((sitter.change(photo) - plain).mean(-1).numpy(), 5)
+    steepest = max(np.abs(np.diff(step, axis=axis)).max() for axis in (0, 1))
+    assert steepest < 0.05 / 5  # as a seam of log 0.95 makes; a cut-out of the photo would step by log 0.6
 
 
 def test_glasses_stay_out(sitter: Sitter, plain: torch.Tensor) -> None:
