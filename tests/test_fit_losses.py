@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from backend.fit import losses
+from backend.render.color import linear_to_srgb
 
 
 def test_content_distance_is_norm_over_size() -> None:
@@ -53,6 +54,17 @@ def test_landmark_distance_has_a_gradient_at_zero() -> None:
 def test_gaussian_prior_is_mean_square() -> None:
     """(9 + 16) / 2."""
     assert losses.gaussian_prior(torch.tensor([3.0, -4.0])).item() == 12.5
+
+
+def test_tint_is_the_same_at_any_brightness() -> None:
+    """A map twice as bright has the same tint; e^0.1 times as much red moves the first coordinate by one."""
+    skin = torch.tensor([0.30, 0.20, 0.10]).reshape(1, 3, 1, 1).expand(1, 3, 64, 64)
+    redder = skin * torch.tensor([math.exp(0.1), 1.0, 1.0]).reshape(1, 3, 1, 1)
+    usual, bright, red = (losses.tint(linear_to_srgb(m)) for m in (skin, 2 * skin, redder))
+    assert usual.shape == (32, 32, 2)
+    torch.testing.assert_close(bright, usual, atol=1e-4, rtol=0)
+    assert (red - usual).mean((0, 1)).tolist() == pytest.approx([1, 0], abs=1e-4)
+    assert usual[0, 0].tolist() == pytest.approx([10 * math.log(1.5), 10 * math.log(0.5)], abs=1e-3)
 
 
 def test_light_prior_prefers_grey_light_of_the_usual_brightness() -> None:

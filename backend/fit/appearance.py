@@ -136,9 +136,11 @@ def surface_colour(photo: Tensor, shading: Tensor, usual: Tensor) -> Tensor:
 @torch.no_grad()
 def initial_appearance(energy: Energy, params: FitParameters) -> FitParameters:
     """Skin tone, then the light that shows it like the photo, then the irises; sets the energy's skin masks and what it
-    holds the palette to."""
+    holds the palette to, and where no photo has colour the skin's tint."""
     energy.skin = Start(energy, params).skin()
     params = replace(params, latent=Start(energy, params).latent())
+    if bool(energy.grey.all()):
+        energy.usual_tint = losses.tint(energy.person.texture(params, energy.stage.texture_size))
     params = replace(params, sh=Start(energy, params).light())
     energy.usual_palette = Start(energy, params).palette()
     return replace(params, palette=energy.usual_palette)

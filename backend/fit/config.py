@@ -36,6 +36,9 @@ class LossWeights:
     """Penalty on negative radiance of the spherical harmonics."""
     palette: float = 0.08
     """Colours of eyes, teeth, tongue and lashes stay near the usual ones, mean square over 0.1."""
+    tint: float = 1.0
+    """Black-and-white photos only: the skin keeps the hue of its start, see `losses.tint`. Without, it drifts with the
+    latent's brightness to orange."""
     camera: float = 0.02
     """Log-normal prior on the distance between camera and head."""
     pins: float = 8.0

@@ -70,6 +70,7 @@ class Energy:
         chip_to_photo = identity.chip_transform(points5(self.points[:, :468].cpu()))
         self.chip_transform = self._to_crop(chip_to_photo)
         self.skin = torch.ones_like(self.inside)
+        self.usual_tint: Tensor | None = None
         self.net_unit = self.units / torch.linalg.norm(mesh_to_photo[:, :, 0], dim=1).to(device)
         with torch.no_grad():
             pictures = self.photo.permute(0, 3, 1, 2)
@@ -113,6 +114,8 @@ class Energy:
                 terms["landmark"] = losses.landmark_distance(points[..., :2], self.photo_points[..., :2], self.net_unit)
         if weights.landmark_mesh:
             terms["landmark_mesh"] = self.mesh_landmarks(params)
+        if weights.tint and self.usual_tint is not None:
+            terms["tint"] = losses.gaussian_prior(losses.tint(texture) - self.usual_tint)
         if self.pins:
             terms["pins"] = self.pin_distance(params)
         self.identity_terms(params, pictures, texture, terms, clock)
@@ -283,7 +286,7 @@ def fit(person: Person, views: list[View], params: FitParameters, identity: torc
     device = params.identity.device
     rng = torch.Generator().manual_seed(seed)
     trace, done = FitTrace(), 0
-    usual_palette = person.default_palette().to(device)
+    usual_palette, usual_tint = person.default_palette().to(device), None
     for number, stage in enumerate(config.stages):
         energy = Energy(person, views, identity, mesh, stage, rng, device, params.offsets, pins)
         if number == 0:
@@ -292,7 +295,8 @@ def fit(person: Person, views: list[View], params: FitParameters, identity: torc
                 params = solved
         else:
             energy.skin, energy.usual_palette = Start(energy, params).skin(), usual_palette
-        usual_palette = energy.usual_palette
+            energy.usual_tint = usual_tint
+        usual_palette, usual_tint = energy.usual_palette, energy.usual_tint
         params = run_stage(energy, params, trace, done, config.iterations, progress, cancelled)
         done += stage.iterations
     return params, trace

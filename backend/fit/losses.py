@@ -5,8 +5,13 @@ import math
 import torch
 from torch import Tensor
 
+from backend.fit.skin import log_colour
+
 WHITE_IRRADIANCE = math.pi
 """A white, unshaded surface under this irradiance encodes to exactly 1 (out = albedo / pi * E)."""
+
+TINT_SIZE, TINT_SPREAD = 32, 0.1
+"""Side of the map whose tints are compared, and the spread of the logarithms that counts as one."""
 
 LUMA = (0.2126, 0.7152, 0.0722)
 """Rec.709 weights of red, green and blue."""
@@ -68,6 +73,13 @@ def landmark_distance(a: Tensor, b: Tensor, unit: Tensor, weights: Tensor | None
         return distance.mean()
     weights = weights.expand_as(distance)
     return (weights * distance).sum() / weights.sum().clamp(min=1e-9)
+
+
+def tint(texture: Tensor) -> Tensor:
+    """Hue and saturation of a map (1, 3, R, R), encoded, R a multiple of TINT_SIZE: log(red / green) and
+    log(blue / green) of its means over squares, (TINT_SIZE, TINT_SIZE, 2), in units of TINT_SPREAD."""
+    small = torch.nn.functional.interpolate(texture, (TINT_SIZE, TINT_SIZE), mode="area")[0].permute(1, 2, 0)
+    return log_colour(small)[..., :2] / TINT_SPREAD
 
 
 def gaussian_prior(coefficients: Tensor) -> Tensor:
