@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import io
 import json
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -55,8 +56,9 @@ def average_adult(folder: Path, sex: str, count: int) -> np.ndarray:
     return np.mean(young, axis=0) + physique
 
 
+@cache
 def body_npz(folder: Path | None = None) -> bytes:
-    """`body_arrays` as a compressed .npz without pickle."""
+    """`body_arrays` as a compressed .npz without pickle (0.8 MB), made once: it takes a third of a second."""
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **body_arrays(folder))
     return buffer.getvalue()

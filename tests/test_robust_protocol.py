@@ -136,7 +136,7 @@ def test_every_parameter_of_every_wrong_kind(worker: Client, method: str, tmp_pa
                 continue  # means all of the defaults
             requests.append(params)
     for number, params in enumerate(requests):
-        text = json.dumps({"jsonrpc": "2.0", "id": number, "method": method, "params": params})
+        text = json.dumps({"jsonrpc": "2.0", "id": f"{method} {number}", "method": method, "params": params})
         messages = ask(worker, text.encode() + b"\n")
         check_errors(messages)
         jobs |= {m["result"]["job_id"] for m in answers_of(messages) if "job_id" in m.get("result", {})}
@@ -144,6 +144,10 @@ def test_every_parameter_of_every_wrong_kind(worker: Client, method: str, tmp_pa
     for job in sorted(jobs - finished) if method != protocol.CANCEL else ():
         if job not in {m["params"]["job_id"] for m in worker.messages if m.get("method") == protocol.JOB_FINISHED}:
             check_errors([{"method": protocol.JOB_FINISHED, "params": worker.finished(job, 120)}])
+    worker.call(protocol.LANDMARKS_DETECT, photo=none)  # answered when all that was queued is done
+    answered = {m["id"] for m in worker.messages if str(m.get("id")).startswith(f"{method} ")}
+    assert len(answered) == len(requests)
+    check_errors(worker.messages)
     assert not Path("/tmp/elsewhere").exists()
     kept = [path for path in tmp_path.rglob("*") if path.name not in ("out", "batch.json", "batch.csv")]
     assert not kept, kept
@@ -199,7 +203,7 @@ def test_a_flood_of_jobs_that_are_cancelled(worker: Client, tmp_path: Path) -> N
     ask(worker, b"".join(cancels))
     last = [m for m in worker.messages[place:] if m.get("method") == protocol.JOB_FINISHED]
     while len({m["params"]["job_id"] for m in last}) < count:
-        last.append(worker.wait_for(lambda m: m.get("method") == protocol.JOB_FINISHED))
+        last.append(worker.wait_for(lambda m: m.get("method") == protocol.JOB_FINISHED, 60))
     ended = [m["params"]["job_id"] for m in last]
     assert sorted(ended) == sorted(jobs)
     assert {m["params"]["error"]["code"] for m in last} <= {"cancelled", "photo_missing"}
