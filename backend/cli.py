@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import __version__
 from .errors import GanfitError, as_ganfit_error
+from .limits import check_memory
 from .options import CHOICES, Options
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return INTERRUPTED
     except Exception as error:  # the edge of the program: everything becomes a sentence
         known = as_ganfit_error(error)
-        if known.code in ("internal", "out_of_memory"):
+        if known.code == "internal":
             traceback.print_exc()
         _print_error(known, as_json)
         return FAILED
@@ -84,6 +85,7 @@ def _reconstruct(args: argparse.Namespace) -> int:
     from .bundle import check_output
 
     options = _options(args)
+    check_memory()
     check_output(args.out)
     started = time.perf_counter()
     with show_progress() as progress:
@@ -99,6 +101,7 @@ def _refit(args: argparse.Namespace) -> int:
     pins = _read_pins(args.pins) if args.pins else []
     pins += [_pin(text) for text in args.pin or []]
     focal = getattr(args, "focal_mm", None)
+    check_memory()
     started = time.perf_counter()
     with show_progress() as progress:
         from .refitting import refit
@@ -149,6 +152,7 @@ def _batch(args: argparse.Namespace) -> int:
 
     options = _options(args)
     batch.find_people(args.photos)
+    check_memory()
     with show_progress() as progress:
         if args.cluster:
             from .cluster import run_cluster
@@ -172,6 +176,7 @@ def _batch(args: argparse.Namespace) -> int:
 def _serve(args: argparse.Namespace) -> int:
     from .worker import serve
 
+    check_memory()
     return serve()
 
 

@@ -98,9 +98,9 @@ def as_ganfit_error(error: BaseException) -> GanfitError:
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
-    """MemoryError, CUDA's OutOfMemoryError, and the RuntimeError of torch's CPU allocator, without importing torch."""
+    """MemoryError, CUDA's OutOfMemoryError, torch's RuntimeError, a library with no room; without importing torch."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
     text = str(error)
-    shortages = ("not enough memory", "out of memory", "allocate memory")
-    return isinstance(error, RuntimeError) and any(words in text for words in shortages)
+    shortages = ("not enough memory", "out of memory", "allocate memory", "failed to map segment")
+    return isinstance(error, RuntimeError | ImportError) and any(words in text for words in shortages)

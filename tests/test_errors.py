@@ -46,6 +46,7 @@ def test_what_a_person_gets() -> None:
         (RuntimeError("[enforce fail] DefaultCPUAllocator: not enough memory: you tried to allocate"), "out_of_memory"),
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to"), "out_of_memory"),
         (RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB"), "out_of_memory"),
+        (ImportError("libtorch_cpu.so: failed to map segment from shared object"), "out_of_memory"),
         (RuntimeError("shapes do not match"), "internal"),
         (ZeroDivisionError("division by zero"), "internal"),
         (KeyboardInterrupt(), "cancelled"),

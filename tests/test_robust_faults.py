@@ -264,13 +264,42 @@ def run_limited(code: str, limit: Callable[[], None]) -> subprocess.CompletedPro
 
 
 @linux
-def test_a_start_with_too_little_memory(astronaut: Path, tmp_path: Path) -> None:
-    """The command line under a limit that cannot hold the networks: no hang, a reason, nothing written."""
-    code = f"""
-        import sys
-        from backend import cli
-        sys.exit(cli.main(["reconstruct", {str(astronaut)!r}, "--out", {str(tmp_path / "me")!r}, "--device", "cpu"]))
-    """
-    done = run_limited(code, lambda: resource.setrlimit(resource.RLIMIT_AS, (500 << 20, 500 << 20)))
-    assert done.returncode != 0 and done.stdout == "" and done.stderr
+@pytest.mark.parametrize("mebibytes", [200, 500, 1000])
+@pytest.mark.parametrize("command", ["reconstruct", "batch", "serve"])
+def test_a_start_with_too_little_memory(command: str, mebibytes: int, astronaut: Path, tmp_path: Path) -> None:
+    """Under limits that cannot hold the networks (at 500 MiB a C++ library would abort): one sentence, nothing else."""
+    words = [command] if command == "serve" else [command, str(astronaut), "--out", str(tmp_path / "me")]
+    code = f"import sys; from backend import cli; sys.exit(cli.main({words!r}))"
+    limit = mebibytes << 20
+    done = run_limited(code, lambda: resource.setrlimit(resource.RLIMIT_AS, (limit, limit)))
+    said = done.stderr.splitlines()
+    assert done.returncode == 1 and done.stdout == "" and len(said) == 2, done
+    assert said[0].startswith("out_of_memory: ") and f"{mebibytes} MiB" in said[0] and "limit" in said[1]
     assert not (tmp_path / "me").exists()
+
+
+JUMPING_CLOCK = """
+import itertools, time
+real, calls = time.time, itertools.count()
+time.time = lambda: real() + (-1) ** next(calls) * 10 * 365 * 86400.0
+"""
+
+
+def test_the_clock_jumps_during_a_job(astronaut: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The time of day goes ten years ahead and back at every look: what a job reports as durations, the time left and
+    the pace of its messages are as ever."""
+    (tmp_path / "sitecustomize.py").write_text(JUMPING_CLOCK, "utf-8")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    client, out = Client(tmp_path / "scratch"), tmp_path / "out" / "me"
+    started = time.monotonic()
+    done = client.finished(start(client, astronaut, out, {**SHORT, "iterations": 12}))
+    elapsed = time.monotonic() - started
+    assert client.close() == 0 and done.get("bundle") == str(out), (done, client.text()[-3000:])
+    progress = [m["params"] for m in client.messages if m.get("method") == protocol.JOB_PROGRESS]
+    left = [params["eta_s"] for params in progress if params["eta_s"] is not None]
+    assert left and all(0 <= seconds <= 20 * elapsed for seconds in left), left
+    assert len({params["step"] for params in progress if params["stage"] == "fit"}) > 3, "messages stopped"
+    timings = read_bundle(out).result["timings"]
+    stages = [seconds for name, seconds in timings.items() if not name.startswith("fit: ")]
+    assert all(0 <= seconds <= elapsed for seconds in timings.values()), timings
+    assert 0.2 * elapsed <= sum(stages) <= elapsed, (timings, elapsed)
