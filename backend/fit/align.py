@@ -32,9 +32,9 @@ class LandmarkModel:
         mean = self.mean + torch.tensordot(identity, self.identity, 1)
         return LandmarkModel(mean, self.identity[:0], self.expression, self.weights)
 
-    def to(self, device: str | torch.device) -> "LandmarkModel":
-        """The same model on another device."""
-        return LandmarkModel(*(t.to(device) for t in (self.mean, self.identity, self.expression, self.weights)))
+    def to(self, where: str | torch.device | torch.dtype) -> "LandmarkModel":
+        """The same model on another device or in another precision."""
+        return LandmarkModel(*(t.to(where) for t in (self.mean, self.identity, self.expression, self.weights)))
 
 
 def weak_perspective(points3: Tensor, points2: Tensor, weights: Tensor) -> tuple[Tensor, Tensor, float]:
@@ -87,7 +87,8 @@ def projection_jacobian(params: FitParameters, frame: ViewFrame, points: Tensor)
     by_focal = torch.stack([-x / z, y / z], 1)
     angle = vector.norm().clamp(min=1e-4)
     k = cross_matrix(vector[None])[0]
-    left = (torch.eye(3) + (1 - torch.cos(angle)) / angle**2 * k + (angle - torch.sin(angle)) / angle**3 * k @ k)
+    first, second = (1 - torch.cos(angle)) / angle**2, (angle - torch.sin(angle)) / angle**3
+    left = torch.eye(3, dtype=k.dtype) + first * k + second * k @ k
     by_rotation = -by_view @ cross_matrix(turned) @ left
     # t = (x, -y, -s d) / s with x, y the origin in pixels from the middle, s pixels per metre; f = s d unless known.
     tx, ty, tz = camera.translation[0]
@@ -111,8 +112,10 @@ def align(models: list[LandmarkModel], params: FitParameters, points: list[Tenso
     """Levenberg-Marquardt on the landmarks with Gaussian priors and Huber weights; expression stays in [0, 1].
 
     models, points (N, 2) photo pixels, frames: one of each per view; all views share the shape. Returns new parameters;
-    light and texture are untouched. A model of no identity components leaves the shape alone.
+    light and texture are untouched. A model of no identity components leaves the shape alone. It computes in float64:
+    in float32 the last steps drown in rounding, up to 1e-3 from the minimum.
     """
+    models, points = [model.to(torch.float64) for model in models], [target.double() for target in points]
     views, k, e = len(models), len(models[0].identity), len(models[0].expression)
     own = e + 7  # unknowns of a view: expression, rotation, centre, log of scale and of distance
 
@@ -124,9 +127,9 @@ def align(models: list[LandmarkModel], params: FitParameters, points: list[Tenso
                                 "log_distance": rows[:, e + 6:]})
 
     trusts = [m.weights.sqrt()[:, None] / (f.unit * LANDMARK_SIGMA) for m, f in zip(models, frames, strict=True)]
-    sigma = torch.cat([torch.ones(k), torch.cat([torch.full((e,), EXPRESSION_SIGMA), torch.full((6,), torch.inf),
-                                                 torch.tensor([DISTANCE_PRIOR[1]])]).repeat(views)])
-    mean = torch.zeros(len(sigma))
+    of_view = torch.tensor([EXPRESSION_SIGMA] * e + [torch.inf] * 6 + [DISTANCE_PRIOR[1]], dtype=torch.float64)
+    sigma = torch.cat([of_view.new_ones(k), of_view.repeat(views)])
+    mean = torch.zeros_like(sigma)
     mean[k:].view(views, own)[:, -1] = DISTANCE_PRIOR[0]
     bounded = torch.zeros(len(sigma), dtype=torch.bool)
     bounded[k:].view(views, own)[:, :e] = True
@@ -144,7 +147,7 @@ def align(models: list[LandmarkModel], params: FitParameters, points: list[Tenso
         for i, (model, frame, trust) in enumerate(zip(models, frames, trusts, strict=True)):
             view = unpack(x, slice(i, i + 1))
             by_point, by_camera = projection_jacobian(view, frame, model.points(x[:k], view.expression[0]))
-            block = torch.zeros(len(by_point), 2, len(x))
+            block = x.new_zeros(len(by_point), 2, len(x))
             block[..., :k] = by_point @ model.identity.permute(1, 2, 0)
             block[..., k + i * own:k + (i + 1) * own] = torch.cat([by_point @ model.expression.permute(1, 2, 0),
                                                                   by_camera], 2)
@@ -160,7 +163,7 @@ def align(models: list[LandmarkModel], params: FitParameters, points: list[Tenso
         return torch.where(norm < 2, norm**2, 4 * norm - 4).sum() + (prior**2).sum()
 
     unknown = torch.cat([params.expression, params.rotation, params.centre, params.log_scale, params.log_distance], 1)
-    x = torch.cat([params.identity[:k], unknown.reshape(-1)]).detach().float()
+    x = torch.cat([params.identity[:k], unknown.reshape(-1)]).detach().double()
     damping, current = 1e-2, cost(x)
     for _ in range(steps):
         data, prior = residuals(x)
@@ -170,8 +173,8 @@ def align(models: list[LandmarkModel], params: FitParameters, points: list[Tenso
         free = ~(bounded & ((x <= 0) & (gradient > 0) | (x >= 1) & (gradient < 0)))
         for _attempt in range(6):
             system = hessian + damping * torch.diag(hessian.diagonal())
-            system = torch.where(free[:, None] & free[None], system, torch.eye(len(x)))
-            step = torch.linalg.solve(system, torch.where(free, -gradient, torch.zeros(())))
+            system = torch.where(free[:, None] & free[None], system, torch.eye(len(x), dtype=x.dtype))
+            step = torch.linalg.solve(system, torch.where(free, -gradient, 0.0))
             trial = x + step
             trial = torch.where(bounded, trial.clamp(0, 1), trial)
             value = cost(trial)
@@ -181,4 +184,4 @@ def align(models: list[LandmarkModel], params: FitParameters, points: list[Tenso
             damping *= 5
         else:
             break
-    return unpack(x).detach()
+    return unpack(x.float()).detach()
