@@ -106,6 +106,54 @@ def test_the_iris_has_the_photo_s_colour_on_the_mean_and_the_pupil_is_dark(looks
     assert looks.report["eye"]["BSDF_PRINCIPLED.Base Color"][3] and looks.report["shared"]
 
 
+def lies(looks: Looks, part: str, turn: int) -> dict[str, np.ndarray]:
+    """What the cornea's group gave where there is cornea: mm, in the eye's own axes (right, up, out)."""
+    given = looks.report["cornea"][part]
+    angle = np.radians(turn)
+    axes = np.array([[np.cos(angle), np.sin(angle), 0.0], [0.0, 0.0, 1.0], [np.sin(angle), -np.cos(angle), 0.0]])
+    place = looks.arrays[f"{part} {turn} Place"].astype(np.float64)
+    q, seen = 1000 * (place[..., :3] @ axes.T)[..., :2], looks.arrays[f"{part} {turn} UV"][..., :2].astype(np.float64)
+    seen = q + (seen - looks.arrays[f"{part} {turn} UV flat"][..., :2]) * given["UV Length (mm)"]
+    inside = (place[..., 3] > 0.5) & (np.hypot(*np.moveaxis(q, -1, 0)) < 0.9 * given["Rim (mm)"])
+    normals = {name: looks.arrays[f"{part} {turn} {name}"][..., :3][inside] @ axes.T
+               for name in ("Cornea Normal", "Iris Normal")}
+    return {"q": q[inside], "seen": seen[inside], "view": axes @ np.array([0.0, 1.0, 0.0]), **normals}
+
+
+@pytest.mark.parametrize("part", ["eye_left", "eye_right"])
+@pytest.mark.parametrize("turn", [0, 35])
+def test_the_iris_is_seen_where_snell_s_law_puts_it(looks, part, turn):
+    """The bent ray by sines and angles, on a sphere of Gullstrand's proportions, down to the plane of the rim."""
+    found, given = lies(looks, part, turn), looks.report["cornea"][part]
+    q, rim, curve = found["q"], given["Rim (mm)"], given["Rim (mm)"] * 7.8 / 5.85
+    assert len(q) > 150 and 4.5 < rim < 6.5 and given["Depth (mm)"] == pytest.approx(rim * 2.7 / 5.85, rel=1e-4)
+    normal = np.column_stack([q / curve, np.sqrt(1 - (q**2).sum(1) / curve**2)])
+    assert np.degrees(np.arccos(np.clip((normal * found["Cornea Normal"]).sum(1), -1, 1))).max() < 5
+    cosine = -(normal @ found["view"])
+    first = np.arccos(cosine)
+    second = np.arcsin(np.sin(first) / 1.376)
+    along = found["view"] + cosine[:, None] * normal
+    along /= np.maximum(np.linalg.norm(along, axis=1, keepdims=True), 1e-9)
+    ray = np.sin(second)[:, None] * along - np.cos(second)[:, None] * normal
+    height = given["Depth (mm)"] * (1 - (q**2).sum(1) / rim**2)
+    wanted = q + ray[:, :2] / -ray[:, 2:] * height[:, None]
+    kept = np.hypot(*wanted.T) < 0.98 * rim
+    shift = np.linalg.norm(wanted - q, axis=1)[kept]
+    assert shift.max() > (0.2 if turn == 0 else 1.2), "the cornea bends something"
+    off = np.linalg.norm(found["seen"] - wanted, axis=1)[kept]
+    # mm; the mesh has narrow rings where colours change, along which its normals are a degree or two off
+    assert off.mean() < 0.06 and np.quantile(off, 0.95) < 0.2
+
+
+def test_the_iris_is_lit_as_a_bowl(looks):
+    """Its outer parts face the axis, while the cornea's turn away from it."""
+    found = lies(looks, "eye_left", 0)
+    outer = np.hypot(*found["seen"].T) > 2
+    for name, sign in (("Iris Normal", -1), ("Cornea Normal", 1)):
+        outward = (found[name][:, :2] * found["seen"]).sum(1)
+        assert (sign * outward[outer] > 0).all(), name
+
+
 def test_studio_shows_a_lit_head_before_grey(looks):
     """The corner is neutral and darker than the face; the face is neither black nor burnt out."""
     picture = np.asarray(Image.open(looks.out / "studio.png").convert("RGB")) / 255

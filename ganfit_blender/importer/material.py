@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import bpy
 import numpy as np
 
-from . import hair, textures
+from . import cornea, hair, textures
 from .axes import srgb_to_linear
 from .bundle import ALBEDO, NORMAL, ROUGHNESS, SKIN, ResultBundle
 from .hair import PHOTO_OFF
@@ -39,14 +39,14 @@ class Surface:
 # 3.67, 1.37 and 0.68 mm; Blender's radius times scale is that path in metres.
 SURFACES = {
     SKIN: Surface(0.5, 1.0, subsurface=1.0, scatter_mm=3.67, scatter_rgb=(1.0, 0.37, 0.19)),
-    "eye_left": Surface(0.35, 0.2, subsurface=0.4, scatter_mm=1.0, scatter_rgb=(1.0, 0.6, 0.5), coat=1.0),
-    "eye_right": Surface(0.35, 0.2, subsurface=0.4, scatter_mm=1.0, scatter_rgb=(1.0, 0.6, 0.5), coat=1.0),
+    "eye_left": Surface(0.35, 0.0, subsurface=0.4, scatter_mm=1.0, scatter_rgb=(1.0, 0.6, 0.5), coat=1.0),
+    "eye_right": Surface(0.35, 0.0, subsurface=0.4, scatter_mm=1.0, scatter_rgb=(1.0, 0.6, 0.5), coat=1.0),
     "teeth": Surface(0.25, 0.5, subsurface=0.5, scatter_mm=1.0, scatter_rgb=(1.0, 0.8, 0.6), coat=0.4),
     "tongue": Surface(0.35, 0.5, subsurface=0.7, scatter_mm=2.5, scatter_rgb=(1.0, 0.35, 0.2), coat=0.3),
     "lashes": Surface(0.6, 0.2),
 }
 OTHER = Surface(0.5, 0.5)
-COAT_ROUGHNESS, CORNEA_IOR = 0.03, 1.376
+COAT_ROUGHNESS = 0.03
 PORES_MM, WRINKLES_MM = 0.9, 2.6
 PORE_DEPTH = 0.1
 
@@ -63,11 +63,11 @@ def make_material(bundle: ResultBundle, part: Part) -> bpy.types.Material:
     output.location, shader.location = (320, 0), (0, 0)
     links.new(shader.outputs["BSDF"], output.inputs["Surface"])
     _set_surface(material, shader, surface)
-    eye = _eye_image(bundle, part) if part.name in EYES else None
+    rings = _eye_rings(bundle, part) if part.name in EYES else None
     if part.name == SKIN and (bundle.folder / ALBEDO).is_file():
         _skin_nodes(material, shader, bundle, part)
-    elif eye is not None:
-        _link_image(material, shader.inputs["Base Color"], eye, (-320, 120))
+    elif rings is not None:
+        _eye_nodes(material, shader, bundle, part, rings)
     else:
         color = nodes.new("ShaderNodeVertexColor")
         color.layer_name = COLOR_ATTRIBUTE
@@ -116,7 +116,7 @@ def _set_surface(material: bpy.types.Material, shader: bpy.types.ShaderNode, sur
     shader.inputs["Subsurface Weight"].default_value = surface.subsurface
     shader.inputs["Coat Weight"].default_value = surface.coat
     shader.inputs["Coat Roughness"].default_value = COAT_ROUGHNESS
-    shader.inputs["Coat IOR"].default_value = CORNEA_IOR
+    shader.inputs["Coat IOR"].default_value = cornea.IOR
     shader[PHOTO_OFF] = [shader.inputs.find(name) for name in (SPECULAR_INPUT, "Coat Weight")]
     scale = material.node_tree.nodes.new("ShaderNodeValue")
     scale.name = scale.label = OBJECT_SCALE
@@ -235,19 +235,40 @@ def _attribute(material: bpy.types.Material, name: str, place: tuple[int, int]) 
     return node.outputs["Fac"]
 
 
-def _eye_image(bundle: ResultBundle, part: Part) -> bpy.types.Image | None:
-    """The person's eye colours as an image that both eyes share, since their UV maps are mirror images."""
+def _eye_rings(bundle: ResultBundle, part: Part) -> textures.EyeRings | None:
+    """Where the eye's colours change; None if it has not the colours of an eye."""
     names = [str(name) for name in bundle.head["palette_names"]]
     corners = bundle.head["quads"][part.faces].reshape(-1)
-    rings = textures.eye_rings(
-        bundle.head["corner_uvs"][part.faces].reshape(-1, 2), bundle.head["palette_weights"][corners], names
-    )
-    if rings is None:
-        return None
-    name = f"{bundle.name} eye"
+    uv = bundle.head["corner_uvs"][part.faces].reshape(-1, 2)
+    return textures.eye_rings(uv, bundle.head["palette_weights"][corners], names)
+
+
+def _eye_nodes(material: bpy.types.Material, shader: bpy.types.ShaderNode, bundle: ResultBundle, part: Part,
+               rings: textures.EyeRings) -> None:
+    """The eye's picture as it is seen through the cornea; the iris does not scatter light as the white does."""
+    nodes, links = material.node_tree.nodes, material.node_tree.links
+    layer = cornea.add_nodes(material, bundle, part, rings.limbus)
+    texture = nodes.new("ShaderNodeTexImage")
+    texture.image, texture.extension, texture.location = _eye_image(bundle, rings), "EXTEND", (-420, 220)
+    texture.interpolation = "Closest"  # the layer scatters its places over a pixel, which is linear interpolation
+    links.new(layer.outputs["UV"], texture.inputs["Vector"])
+    links.new(texture.outputs["Color"], shader.inputs["Base Color"])
+    links.new(layer.outputs["Iris Normal"], shader.inputs["Normal"])
+    links.new(layer.outputs["Cornea Normal"], shader.inputs["Coat Normal"])
+    scatter = nodes.new("ShaderNodeMath")
+    scatter.operation, scatter.location = "MULTIPLY", (-120, -420)
+    links.new(shader.inputs["Subsurface Scale"].links[0].from_socket, scatter.inputs[0])
+    links.new(layer.outputs["Scatter"], scatter.inputs[1])
+    links.new(scatter.outputs[0], shader.inputs["Subsurface Scale"])
+    nodes.active = texture
+
+
+def _eye_image(bundle: ResultBundle, rings: textures.EyeRings) -> bpy.types.Image:
+    """The person's eye colours as an image that both eyes share, since their UV maps are alike."""
     shared = next((image for image in bpy.data.images if image.get("ganfit_eye") == str(bundle.folder)), None)
     if shared is None:
-        shared = textures.make_image(name, textures.eye_picture(rings, dict(zip(names, bundle.palette))))
+        colors = dict(zip((str(name) for name in bundle.head["palette_names"]), bundle.palette))
+        shared = textures.make_image(f"{bundle.name} eye", textures.eye_picture(rings, colors))
         shared["ganfit_eye"] = str(bundle.folder)
     return shared
 

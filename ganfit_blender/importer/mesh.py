@@ -21,6 +21,7 @@ OBJECT_NAMES = {
 }
 EYES = ("eye_left", "eye_right")
 UV_LAYERS = {"GANFIT": "corner_uvs", "MakeHuman": "corner_uvs_makehuman"}  # the first one is active
+EYE_LAYER, EYE_LAYER_M = "GANFIT Eye", 0.1  # on eyes: a flat projection along the axis, so many metres a unit
 COLOR_ATTRIBUTE = "Color"
 ROUGHNESS_ATTRIBUTE = "ganfit_roughness"
 SPECULAR_ATTRIBUTE = "ganfit_specular"
@@ -125,6 +126,9 @@ def _add_uv_layers(mesh: bpy.types.Mesh, bundle: ResultBundle, part: Part, used:
         if key in bundle.head:
             uvs = np.ascontiguousarray(bundle.head[key][part.faces][used], np.float32)
             mesh.uv_layers.new(name=layer_name, do_init=False).uv.foreach_set("vector", uvs.ravel())
+    if part.name in EYES:
+        flat = (neutral(bundle)[part.vertices] - part.origin)[part.corners[used]][:, [0, 2]] / EYE_LAYER_M
+        mesh.uv_layers.new(name=EYE_LAYER, do_init=False).uv.foreach_set("vector", flat.astype(np.float32).ravel())
     mesh.uv_layers.active = mesh.uv_layers[0]
     mesh.uv_layers[0].active_render = True
 

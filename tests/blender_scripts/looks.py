@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import math
 import sys
 from pathlib import Path
 
@@ -16,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import bpy  # noqa: E402
 import numpy as np  # noqa: E402
 from character import find, head  # noqa: E402
-from in_blender import EXTENSION, answer, empty_scene, install, quiet_stdout, render  # noqa: E402
+from in_blender import EXTENSION, answer, empty_scene, install, linear_pixels, quiet_stdout, render  # noqa: E402
 
 report: dict = {}
 arrays: dict[str, np.ndarray] = {}
@@ -36,7 +37,54 @@ def state() -> dict:
         "specular": next(n for n in skin if n.label == "Specular Strength").inputs[1].default_value,
         "pores": next(n for n in skin if n.type == "BUMP").inputs["Strength"].default_value,
         "hair": skin["Hair Shade"].inputs[1].default_value if "Hair Shade" in skin else None,
+        "cornea": cornea("eye_left").inputs["Depth (mm)"].default_value,
+        "iris light": cornea("eye_left").inputs["Iris Light"].default_value,
     }
+
+
+def cornea(part: str) -> bpy.types.ShaderNode:
+    """The cornea's group in an eye's material."""
+    return find("ganfit_part", part).data.materials[0].node_tree.nodes["GANFIT Cornea"]
+
+
+def corneas(out: Path) -> None:
+    """Pictures of what the cornea's group gives for each eye alone, turned and not: where it looks, and normals."""
+    scene = bpy.context.scene
+    camera = bpy.data.objects.new("Eye Camera", bpy.data.cameras.new("Eye Camera"))
+    scene.collection.objects.link(camera)
+    camera.data.type, camera.data.ortho_scale, camera.data.clip_start = "ORTHO", 0.02, 0.001
+    scene.camera, scene.render.resolution_x, scene.render.resolution_y = camera, 48, 48
+    camera.rotation_euler = (math.pi / 2, 0, 0)  # looks along +Y: into the eyes
+    for other in scene.objects:
+        other.hide_render = other.type == "MESH"
+    report["cornea"] = {}
+    for part in ("eye_left", "eye_right"):
+        eye, node = find("ganfit_part", part), cornea(part)
+        eye.hide_render = False
+        tree = eye.data.materials[0].node_tree
+        light = tree.nodes.new("ShaderNodeEmission")
+        tree.links.new(light.outputs[0], next(n for n in tree.nodes if n.type == "OUTPUT_MATERIAL").inputs["Surface"])
+        report["cornea"][part] = {entry.name: entry.default_value for entry in node.inputs}
+        for turn in (0, 35):
+            eye.rotation_euler = (0, 0, math.radians(turn))
+            camera.location = eye.matrix_world.translation.x, -0.1, eye.matrix_world.translation.z
+            for name in ("UV", "Cornea Normal", "Iris Normal"):
+                tree.links.new(node.outputs[name], light.inputs["Color"])
+                for suffix, depth in (("", report["cornea"][part]["Depth (mm)"]), (" flat", 0.0)):
+                    if suffix and name != "UV":
+                        continue
+                    node.inputs["Depth (mm)"].default_value = depth
+                    file = out / "cornea.exr"
+                    render(file, 1)
+                    arrays[f"{part} {turn} {name}{suffix}"] = linear_pixels(file)
+            geometry, place = tree.nodes.new("ShaderNodeNewGeometry"), tree.nodes.new("ShaderNodeVectorMath")
+            place.operation = "SUBTRACT"
+            place.inputs[1].default_value = eye.matrix_world.translation
+            tree.links.new(geometry.outputs["Position"], place.inputs[0])
+            tree.links.new(place.outputs[0], light.inputs["Color"])
+            render(out / "cornea.exr", 1)
+            arrays[f"{part} {turn} Place"] = linear_pixels(out / "cornea.exr")
+        eye.hide_render = True
 
 
 def scatter() -> float:
@@ -99,6 +147,7 @@ def main(job: dict) -> None:
     bpy.ops.ganfit.studio()
     bpy.context.scene.render.resolution_x, bpy.context.scene.render.resolution_y = 120, 150
     render(out / "studio.png", 8)
+    corneas(out)
     empty_scene()
     bpy.ops.ganfit.import_result(directory=job["mapped"], match=False)
     report["mapped"] = images("skin")
