@@ -9,17 +9,26 @@ import bpy
 
 from . import views
 from .batch_table import DONE, SKIPPED, Person, grid_place
+from .errors import AddonError
 from .importer import scene as importer
 
 KINDS = ("objects", "meshes", "shape_keys", "materials", "images", "cameras", "lights", "worlds", "collections",
          "node_groups", "actions")
+PLACE = "ganfit_place"  # on a person's collection or instance: (x, z) on the grid, metres
 
 
-def place_people(context: bpy.types.Context, name: str, people: list[Person], linked: bool) -> int:
+def place_people(context: bpy.types.Context, name: str, people: list[Person], linked: bool, placed: set[str],
+                 limit: int = 0) -> int:
     """Puts everyone who has a result into the collection `name` of the scene; returns how many are new in it.
 
     Whoever is there from an earlier run stays; a result that was made anew takes the place of the old one, which is
-    hidden. Raises AddonError: of a bundle that cannot be read.
+    hidden. When the folder has grown since, those who are there move to their places on the larger grid.
+
+    Args:
+        placed: bundles that this run has placed already, which are left alone; those placed now are added.
+        limit: at most so many at once; 0 for all.
+
+    Raises AddonError: of a bundle that cannot be read, when all others are in.
     """
     if not any(person.bundle for person in people):
         return 0
@@ -27,49 +36,73 @@ def place_people(context: bpy.types.Context, name: str, people: list[Person], li
     if parent is None or parent.name not in context.scene.collection.children:
         parent = bpy.data.collections.new(name)
         context.scene.collection.children.link(parent)
-    added = 0
-    for number, person in enumerate(people):
-        if person.state not in (DONE, SKIPPED) or not person.bundle:
+    places = {person.bundle: grid_place(number, len(people)) for number, person in enumerate(people) if person.bundle}
+    _rearrange(parent, places)
+    added, problem = 0, None
+    for person in people:
+        if person.state not in (DONE, SKIPPED) or not person.bundle or person.bundle in placed:
             continue
+        if limit and added == limit:
+            break
+        placed.add(person.bundle)
         before = _versions(parent, person.bundle)
         if before and person.state == SKIPPED:
             continue
-        for thing in before:
-            thing.hide_viewport = thing.hide_render = True
-        x, z = grid_place(number, len(people))
-        folder = Path(person.bundle)
-        _add_linked(context, parent, folder, (x, 0.0, z)) if linked else _add(context, parent, folder, (x, 0.0, z))
+        try:
+            add = _add_linked if linked else _add
+            thing = add(context, parent, Path(person.bundle))
+        except AddonError as error:
+            problem = problem or error
+            continue
+        for old in before:
+            old.hide_viewport = old.hide_render = True
+        thing[PLACE] = [0.0, 0.0]
+        _move(thing, places[person.bundle])
         added += 1
+    if problem is not None:
+        raise problem
     return added
 
 
+def _rearrange(parent: bpy.types.Collection, places: dict[str, tuple[float, float]]) -> None:
+    """Moves whoever stands elsewhere on the grid than they should now; what the artist has moved them by stays."""
+    for thing in [*parent.children, *parent.objects]:
+        place = places.get(_bundle(thing))
+        if place is not None and PLACE in thing and tuple(thing[PLACE]) != place:
+            _move(thing, place)
+
+
+def _move(thing: bpy.types.Collection | bpy.types.Object, place: tuple[float, float]) -> None:
+    """Moves a person from their place (x, z) on the grid to another."""
+    step = place[0] - thing[PLACE][0], 0.0, place[1] - thing[PLACE][1]
+    thing[PLACE] = list(place)
+    for part in thing.all_objects if isinstance(thing, bpy.types.Collection) else [thing]:
+        if part.parent is None:
+            part.location = [a + b for a, b in zip(part.location, step)]
+
+
+def _bundle(thing: bpy.types.Collection | bpy.types.Object) -> str:
+    """The bundle that a person's collection, or the instance of a linked one, shows; empty for anything else."""
+    holder = importer.head_of(thing) if isinstance(thing, bpy.types.Collection) else thing
+    return holder.get("ganfit_bundle", "") if holder is not None else ""
+
+
 def _versions(parent: bpy.types.Collection, bundle: str) -> list[bpy.types.Collection | bpy.types.Object]:
-    """What shows this bundle already: a person's collection, or the instance of a linked one."""
-    found: list[bpy.types.Collection | bpy.types.Object] = [
-        thing for thing in parent.objects if thing.get("ganfit_bundle") == bundle and not thing.hide_viewport
-    ]
-    for collection in parent.children:
-        head = importer.head_of(collection)
-        if head is not None and head.get("ganfit_bundle") == bundle and not collection.hide_viewport:
-            found.append(collection)
-    return found
+    """What shows this bundle already."""
+    return [thing for thing in (*parent.objects, *parent.children)
+            if _bundle(thing) == bundle and not thing.hide_viewport]
 
 
-def _add(context: bpy.types.Context, parent: bpy.types.Collection, folder: Path,
-         place: tuple[float, float, float]) -> bpy.types.Collection:
-    """The person's own collection, everything in it moved to its place."""
+def _add(context: bpy.types.Context, parent: bpy.types.Collection, folder: Path) -> bpy.types.Collection:
+    """The person's own collection."""
     collection = importer.import_bundle(context, folder, match=False)
     views.setup(importer.head_of(collection))
     context.scene.collection.children.unlink(collection)
     parent.children.link(collection)
-    for thing in collection.all_objects:
-        if thing.parent is None:
-            thing.location = [a + b for a, b in zip(thing.location, place)]
     return collection
 
 
-def _add_linked(context: bpy.types.Context, parent: bpy.types.Collection, folder: Path,
-                place: tuple[float, float, float]) -> bpy.types.Object:
+def _add_linked(context: bpy.types.Context, parent: bpy.types.Collection, folder: Path) -> bpy.types.Object:
     """Writes the person into `<name>.blend` in its folder, and an instance linked from there into the scene."""
     path = folder / f"{folder.name}.blend"
     known = {item for kind in KINDS for item in getattr(bpy.data, kind)}
@@ -83,7 +116,6 @@ def _add_linked(context: bpy.types.Context, parent: bpy.types.Collection, folder
     thing = bpy.data.objects.new(folder.name, None)
     thing.instance_type, thing.instance_collection = "COLLECTION", wanted.collections[0]
     thing.empty_display_size = 0.05
-    thing.location = place
     thing["ganfit_bundle"] = str(folder)
     parent.objects.link(thing)
     return thing

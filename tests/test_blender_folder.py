@@ -79,6 +79,28 @@ def test_a_cancelled_batch_shows_what_is_done(report):
     assert [head[0] for head in report["stopped"]["collections"]["people"]["heads"]] == ["anna"]
 
 
+def test_heads_come_one_by_one_while_the_folder_runs(report):
+    during = [heads for heads, states in report["seen"] if "waiting" in states or "running" in states]
+    assert 1 in during, report["seen"]
+
+
+def test_a_batch_that_cannot_run_imports_nobody_again(report):
+    """The table of the earlier run, which says that Anna is done, is not this run's."""
+    assert "ended while it started" in report["dead result"]
+    assert report["dead"]["collections"] == report["stopped"]["collections"]
+
+
+def test_going_on_after_a_cancel_keeps_who_is_there_and_the_grid_grows_with_the_folder(report):
+    """Four people in two columns now: Anna, who was at place 0 of 3, stands at place 1, with the artist's 5 cm."""
+    assert report["on result"] == "FINISHED"
+    assert [row[:2] for row in report["on"]["rows"]] == [["abe", "done"], ["anna", "skipped"], ["bad", "failed"],
+                                                         ["carol", "done"]]
+    heads = report["on"]["collections"]["people"]["heads"]
+    assert [head[:2] for head in heads] == [["abe", [-0.2, 0, 0.25]], ["anna", [0.25, 0, 0.25]],
+                                            ["carol", [0.2, 0, -0.25]]]
+    assert not any(head[2] for head in heads)
+
+
 def test_without_a_folder_it_says_so(report):
     assert "No folder is chosen. Choose a folder with photos." in report["none"]
     assert "/no/such/folder" in report["missing"]

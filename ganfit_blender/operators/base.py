@@ -51,7 +51,8 @@ class PersonOperator(Reporting):
 class JobOperator(Reporting):
     """Runs a job: modal with a timer where there is a window, blocking in background mode and from scripts.
 
-    Subclasses give `begin` (the job, started) and `conclude` (what happens with its result).
+    Subclasses give `begin` (the job, started) and `conclude` (what happens with its result), and may look at what the
+    job has done so far in `follow`.
     """
 
     _timer: Any = None
@@ -68,7 +69,16 @@ class JobOperator(Reporting):
     def run(self, context: bpy.types.Context) -> set[str]:
         """Blocks until the job has ended."""
         self._start(context)
-        return self._end(context, session.current().job.wait(_print_status))
+
+        def show(status: JobStatus) -> None:
+            _print_status(status)
+            self.follow(context)
+
+        return self._end(context, session.current().job.wait(show))
+
+    def follow(self, context: bpy.types.Context) -> bool:
+        """Called again and again while the job runs; whether something was added to the scene."""
+        return False
 
     def invoke(self, context: bpy.types.Context, event: bpy.types.Event) -> set[str]:
         """Starts the job and returns; `modal` follows it."""
@@ -99,6 +109,9 @@ class JobOperator(Reporting):
                 return self._end(context, status)
             except Exception as error:
                 return self.fail(context, error)
+        if self.follow(context):
+            bpy.ops.ed.undo_push(message=self.bl_label)  # so that undoing what the artist does meanwhile leaves it
+            redraw(context)
         shown = (status.state, status.stage, status.step, round(status.eta_s or 0), len(status.log), status.log[-1:])
         picture = bool(status.preview) and preview.current().show(status.preview)
         if shown != self._shown or picture:

@@ -41,8 +41,30 @@ def described(scene: bpy.types.Scene) -> dict:
             "message": sys.modules[f"{EXTENSION}.session"].current().message}
 
 
+def watched() -> list:
+    """From now on: how many heads there are, and everyone's state, after each time that heads are placed."""
+    gallery, seen = sys.modules[f"{EXTENSION}.gallery"], []
+    place = gallery.place_people
+
+    def watching(context, name, people, *more, **named):
+        added = place(context, name, people, *more, **named)
+        heads = [thing for thing in context.scene.objects if thing.get("ganfit_part") == "skin"]
+        seen.append([len(heads), [person.state for person in people]])
+        return added
+
+    gallery.place_people = watching
+    return seen
+
+
+def restarted(mode: str) -> None:
+    """The stand-in behaves like this from now on."""
+    sys.modules[f"{EXTENSION}.session"].current().abandon()
+    os.environ["FAKE_WORKER"] = mode
+
+
 def main(job: dict) -> None:
-    """A grid, the same again, linked files, a batch that is cancelled, no folder."""
+    """A grid, the same again, a folder that has grown, linked files, a batch that is cancelled and goes on, no folder.
+    """
     out, report = Path(job["out"]), {}
     os.environ.update(FAKE_BUNDLE=job["bundle"], FAKE_WORKER="ok")
     with quiet_stdout():
@@ -53,6 +75,7 @@ def main(job: dict) -> None:
     scene.ganfit.folder, scene.ganfit.output = "/no/such/folder", str(out / "results")
     report["missing"] = run()
     scene.ganfit.folder = job["people"]
+    report["seen"] = watched()
     bpy.ops.ed.undo_push(message="before")
     report["result"], report["grid"] = run(), described(scene)
     bpy.ops.ed.undo_push(message="after")
@@ -70,9 +93,14 @@ def main(job: dict) -> None:
     report["blends"] = sorted(str(p.relative_to(out)) for p in out.glob("linked/**/*.blend"))
     scene = empty_scene()
     scene.ganfit.folder, scene.ganfit.output = job["people"], str(out / "stopped")
-    sys.modules[f"{EXTENSION}.session"].current().abandon()
-    os.environ["FAKE_WORKER"] = "stop"
+    restarted("stop")
     report["stopped result"], report["stopped"] = run(), described(scene)
+    restarted("exit")
+    report["dead result"], report["dead"] = run(), described(scene)
+    restarted("ok")
+    next(t for t in scene.objects if t.get("ganfit_part") == "skin").location.x += 0.05  # the artist's own move
+    (Path(job["people"]) / "abe.jpg").write_bytes(b"abe")
+    report["on result"], report["on"] = run(), described(scene)
     answer(out / "report.json", **report)
 
 
