@@ -11,6 +11,7 @@ import trimesh
 
 sys.path.insert(0, str(Path(__file__).parent / "benchmarks"))
 
+import bench  # noqa: E402
 import score  # noqa: E402
 from test_glb import small_glb  # noqa: E402
 
@@ -88,3 +89,34 @@ def test_image_error_of_a_known_difference() -> None:
     render[:, :, 0] += 51  # a fifth of the range in one channel of three, where there is alpha
     render[32:, :, 3] = 0
     assert score.image_error(photo, render)["img_mae"] == pytest.approx(0.2 / 3, abs=1e-6)
+
+
+def test_skin_tones_of_known_colours() -> None:
+    """Angles by hand: L 65, b 15 is 45 degrees, L 50 is 0; sRGB patches of the ends of the scale."""
+    assert score.skin_tone_angle(np.array([[65.0, 12.0, 15.0]] * 3)) == pytest.approx(45)
+    assert score.skin_tone_angle(np.array([[50.0, 12.0, 15.0]])) == pytest.approx(0)
+    tones = {(250, 225, 205): "very light", (225, 185, 155): "light", (185, 135, 100): "tan", (165, 115, 85): "brown",
+             (75, 50, 40): "dark"}  # fmt: skip
+    for rgb, tone in tones.items():
+        colours = score.rgb2lab(np.array([[rgb]]) / 255.0)[0]
+        assert score.skin_tone(score.skin_tone_angle(colours)) == tone, rgb
+    assert [score.skin_tone(angle) for angle in (90.0, 30.0, -29.0, -31.0, -90.0)] == [
+        "very light", "intermediate", "brown", "dark", "dark"]  # fmt: skip
+
+
+def test_people_as_cases_name_them() -> None:
+    assert bench.person_of({"skin": "middleage_darkskinned_female_diffuse2", "source": "x"}) == ("female", "dark")
+    assert bench.person_of({"source": "Hispanic_M_1"}) == ("male", "hispanic")
+    assert bench.person_of({"source": "menpo3d_james"}) == ("", "")
+
+
+def test_throughput_counts_time_failures_and_growth() -> None:
+    """Ten photos of 6 s, two failed, one after another in any order; memory settles, then grows 3 MB a photo."""
+    memory = [100.0, 900.0, *(1000.0 + 3 * k for k in range(8))]
+    rows = [{"ended": k, "seconds": 6.0, "cpu_seconds": 9.0, "rss_mb": m, "peak_mb": m + 50}
+            for k, m in enumerate(memory)]  # fmt: skip
+    rows[3]["error"] = rows[7]["error"] = "no_face: nobody"
+    found = bench.throughput(rows[::-1], 1)
+    assert found["photos_per_minute"] == pytest.approx(10) and found["cpu_seconds_per_photo"] == pytest.approx(9)
+    assert found["failed"] == 2 and found["peak_mb"] == 1071
+    assert found["growth_mb_per_photo"] == pytest.approx(3)

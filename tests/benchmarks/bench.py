@@ -19,7 +19,6 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 
 import numpy as np
-import plots
 import score
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -27,10 +26,14 @@ GALLERY = 100
 """Portraits that identity is told apart in: the first of the list, which no training has seen."""
 BASELINES = {"mh_dev": "mean MakeHuman head", "ict_dev": "mean ICT head", "mp_dev": "MediaPipe 468 mesh",
              "fit_dev": "68-landmark fit, MakeHuman PCA"}  # fmt: skip
+SEXES = {"f": "female", "female": "female", "m": "male", "male": "male"}
+SKINS = ("lightskinned", "darkskinned", "asian", "black", "hispanic", "white", "aian", "mena", "nhpi")
+"""Words for a skin in the names of textures (MakeHuman's) and avatars (VALID's)."""
 PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff")
 COLUMNS = {"micc_mean": "MICC mm", "micc_fixed_scale_mean": "fixed", "now_median": "NoW mm",
            "id_render_grey": "id rend", "id_yaw+0": "id 0", "id_side": "id +-30", "img_mae": "MAE", "img_ssim": "SSIM",
            "seconds": "s", "cpu_seconds": "CPU s", "peak_mb": "MB"}  # fmt: skip
+FIGURES = [name for name in COLUMNS if "seconds" not in name and name != "peak_mb"]
 
 
 @dataclass(frozen=True)
@@ -68,10 +71,14 @@ class Case:
     condition: str = ""
     group: str = ""
     truth: Path | None = None
+    sex: str = ""
+    skin: str = ""
 
 
 def main() -> None:
     """Choose, fit, score, report."""
+    import plots  # needs matplotlib, which tests of this file's figures do not have
+
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     job = Job(**json.loads(sys.argv[1]))
     folder = run_folder(job)
@@ -160,8 +167,15 @@ def dev_cases(dev: Path) -> list[Case]:
     for path in sorted((dev / "gt").glob("*.json")):
         meta = json.loads(path.read_text("utf-8"))
         names = meta["subject"], meta["condition"], meta["group"]
-        cases.append(Case(path.stem, dev / "images" / meta["image"], "dev", *names, path))
+        cases.append(Case(path.stem, dev / "images" / meta["image"], "dev", *names, path, *person_of(meta)))
     return cases
+
+
+def person_of(meta: dict) -> tuple[str, str]:
+    """Sex and skin as a case's fields name them (`skin` ..._darkskinned_male_..., `source` Asian_F_1), or empty."""
+    words = [*str(meta.get("skin", "")).lower().split("_"), *str(meta.get("source", "")).lower().split("_")]
+    sex = next((SEXES[word] for word in words if word in SEXES), "")
+    return sex, next((word.removesuffix("skinned") for word in words if word in SKINS), "")
 
 
 def photo_cases(paths: Iterable[Path]) -> list[Case]:
@@ -245,13 +259,36 @@ def make_report(job: Job, folder: Path, cases: list[Case]) -> dict:
         if "id_yaw-30" in row:
             row["id_side"] = (row["id_yaw-30"] + row["id_yaw+30"]) / 2
     report["light_invariance"] = albedo_under_lights(folder, cases)
+    report["throughput"] = throughput(list(rows.values()), job.processes)
     return report
 
 
+def throughput(rows: list[dict], processes: int) -> dict[str, float]:
+    """Photos a minute, failures, and whether memory grows from photo to photo (MB a photo, the first two left out).
+
+    Start-up is no part of it; with several processes each one's memory is in the rows.
+    """
+    rows = sorted(rows, key=lambda row: row.get("ended", 0.0))
+    seconds, cpu = (sum(row[name] for row in rows) for name in ("seconds", "cpu_seconds"))
+    failed = sum("error" in row for row in rows)
+    found = {"photos": len(rows), "failed": failed, "photos_per_minute": 60 * len(rows) * processes / seconds,
+             "cpu_seconds_per_photo": cpu / len(rows), "peak_mb": max(row["peak_mb"] for row in rows)}  # fmt: skip
+    if processes == 1 and len(rows) > 4:
+        memory = [row["rss_mb"] for row in rows[2:]]
+        found["growth_mb_per_photo"] = float(np.polyfit(range(len(memory)), memory, 1)[0])
+    return found
+
+
 def case_row(folder: Path, case: Case) -> dict:
-    """Seconds, memory and losses of a fit, and what the case is."""
+    """Seconds, memory and losses of a fit, what the case is, and the skin tone that the fit found."""
     row = json.loads((folder / "rows" / f"{case.id}.json").read_text("utf-8"))
-    return {**row, "kind": case.kind, "subject": case.subject, "condition": case.condition, "group": case.group}
+    names = ("kind", "subject", "condition", "group", "sex", "skin")
+    row |= {name: getattr(case, name) for name in names}
+    bundle = folder / "pred" / case.id
+    if "error" not in row and (bundle / "albedo.png").exists():
+        row["ita"] = score.skin_tone_angle(score.face_colours(bundle))
+        row["tone"] = score.skin_tone(row["ita"])
+    return row
 
 
 def own_score(folder: Path, case: Case, map_file: Path) -> dict:
@@ -345,6 +382,14 @@ def table(report: dict) -> str:
         for name, chosen in sections(rows).items():
             if any("micc_mean" in row for row in chosen):
                 lines.append(f"{name:24s}" + "".join(f"{cell(chosen, f'region_{r}'):>15s}" for r in regions))
+    people = sections_by_person(rows)
+    if people:
+        lines += ["", f"{'by person':24s}{'n':>4s}{'failed':>7s}" + "".join(f"{COLUMNS[c]:>15s}" for c in FIGURES)]
+        for name, chosen in people.items():
+            failed = sum(not is_scored(row) for row in chosen)
+            cells = "".join(f"{cell(chosen, column):>15s}" for column in FIGURES)
+            lines.append(f"{name:24s}{len(chosen):4d}{failed:7d}{cells}")
+        lines.append("")
     for name, entry in report["now_pooled"].items():
         lines.append(f"NoW pooled over points, {name}: median {entry['median']:.3f} mean {entry['mean']:.3f}")
     for name, entry in report["identification"].items():
@@ -356,6 +401,10 @@ def table(report: dict) -> str:
         values = report["light_invariance"]
         each = ", ".join(f"{name} {value:.1f}" for name, value in values.items())
         lines.append(f"albedo between lights, CIEDE2000: mean {np.mean(list(values.values())):.1f} ({each})")
+    pace = report["throughput"]
+    growth = f", memory {pace['growth_mb_per_photo']:+.1f} MB a photo" if "growth_mb_per_photo" in pace else ""
+    lines.append(f"{pace['photos_per_minute']:.2f} photos a minute ({pace['cpu_seconds_per_photo']:.1f} s CPU each), "
+                 f"{pace['failed']} of {pace['photos']} failed, peak {pace['peak_mb']:.0f} MB{growth}")  # fmt: skip
     lines += [f"FAILED {row['id']}: {row['error']}" for row in rows.values() if "error" in row]
     return "\n".join(lines) + "\n"
 
@@ -370,6 +419,17 @@ def sections(rows: dict[str, dict]) -> dict[str, list[dict]]:
                 found.setdefault(f"scan+valid {row['condition']}", []).append(row)
         found.setdefault(f"group {row['group']}", []).append(row)
     return dict(sorted(found.items())) | {"all": list(rows.values())}
+
+
+def sections_by_person(rows: dict[str, dict]) -> dict[str, list[dict]]:
+    """Rows by sex and skin where a case names them, and by the tone of the albedo that was found."""
+    found: dict[str, list[dict]] = {}
+    for row in rows.values():
+        for name, value in (("sex", row["sex"]), ("skin", row["skin"]), ("albedo", row.get("tone", ""))):
+            if value:
+                found.setdefault(f"{name} {value}", []).append(row)
+    tones = [f"albedo {tone}" for tone in score.SKIN_TONES]
+    return dict(sorted(found.items(), key=lambda item: (tones.index(item[0]) if item[0] in tones else -1, item[0])))
 
 
 def is_scored(row: dict) -> bool:

@@ -48,7 +48,8 @@ def fit(case: dict, options: object, models: object) -> dict:
     except Exception as error:  # noqa: BLE001 - a bench goes on and reports
         row["error"] = str(as_ganfit_error(error))
     row |= {"seconds": time.perf_counter() - start, "cpu_seconds": time.process_time() - cpu}
-    row |= {"rss_mb": memory_mb(), "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+    row |= {"ended": time.time(), "rss_mb": memory_mb()}
+    row |= {"peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
     return row
 
 

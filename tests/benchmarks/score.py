@@ -26,6 +26,8 @@ MAX_STEPS, MIN_GAIN_MM = 60, 1e-3
 CANDIDATES = 12
 MAX_EDGE_MM = 4.0
 REGIONS = ("forehead", "brow", "eyes", "nose", "cheek", "lips", "chin", "jaw")
+SKIN_TONES = {"very light": 55.0, "light": 41.0, "intermediate": 28.0, "tan": 10.0, "brown": -30.0, "dark": -90.0}
+"""Tone -> the least individual typology angle in degrees (Del Bino and Bernerd 2013, British J. of Dermatology 169)."""
 COMPONENTS = {5121: np.uint8, 5123: np.uint16, 5125: np.uint32, 5126: np.float32}
 WIDTHS = {"SCALAR": 1, "VEC2": 2, "VEC3": 3}
 
@@ -164,6 +166,17 @@ def light_invariance(bundles: list[Path]) -> float | None:
     colours = [face_colours(bundle) for bundle in bundles]
     pairs = [deltaE_ciede2000(a, b).mean() for a, b in itertools.combinations(colours, 2)]
     return float(np.mean(pairs)) if pairs else None
+
+
+def skin_tone_angle(colours: np.ndarray) -> float:
+    """Individual typology angle in degrees of skin colours (N, 3), CIELAB: atan((L - 50) / b) of their median."""
+    lightness, _, yellow = np.median(colours, axis=0)
+    return float(np.degrees(np.arctan2(lightness - 50.0, max(yellow, 1e-6))))
+
+
+def skin_tone(angle: float) -> str:
+    """Name of a typology angle, see `SKIN_TONES`."""
+    return next(name for name, least in SKIN_TONES.items() if angle >= least)
 
 
 def face_colours(bundle: Path, side: int = 64) -> np.ndarray:
