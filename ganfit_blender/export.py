@@ -135,8 +135,7 @@ class _Refined:
         self._context = context
         self.thing = bpy.data.objects.new("GANFIT refined", thing.data.copy())
         shelf.objects.link(self.thing)
-        if self.thing.data.shape_keys is not None:
-            self.thing.shape_key_clear()
+        shapes.remove_keys(self.thing)
         if level:
             modifier = self.thing.modifiers.new(SUBDIVISION, "SUBSURF")
             modifier.levels, modifier.use_limit_surface, modifier.use_creases = level, False, False

@@ -194,8 +194,7 @@ def _copy(context: bpy.types.Context, collection: bpy.types.Collection, head: bp
     copy.data = head.data.copy()
     copy.name = copy.data.name = f"{head.name} Sculpt"
     collection.objects.link(copy)
-    if copy.data.shape_keys is not None:
-        copy.shape_key_clear()
+    shapes.remove_keys(copy)
     shapes.set_mesh_points(copy.data, neutral)
     for name in [name for name in copy.keys() if name.startswith("ganfit_")]:
         del copy[name]

@@ -56,6 +56,14 @@ def neutral_points(thing: bpy.types.Object) -> np.ndarray:
     return moved
 
 
+def remove_keys(thing: bpy.types.Object) -> None:
+    """Removes all shape keys of an object whose mesh is its own."""
+    keys = thing.data.shape_keys
+    if keys is not None:
+        thing.shape_key_clear()
+        bpy.data.batch_remove([keys])  # Blender leaves them behind without an owner
+
+
 def move_all_keys(thing: bpy.types.Object, offset: np.ndarray) -> None:
     """Adds (V, 3) to the mesh and to every shape key, so that expressions keep their motion."""
     if thing.data.shape_keys is not None:

@@ -193,3 +193,7 @@ def test_decimetres_are_ten_times_metres_and_feet_stand_on_the_ground(bodied):
     metres, decimetres = (bodied.report[unit] for unit in ("metres", "decimetres"))
     ratio = decimetres["MPFB_GEN_scale_factor"] / metres["mpfb"]["MPFB_GEN_scale_factor"]
     assert 8.5 < ratio < 10  # MakeHuman's man has the larger head, so the same head gives him a smaller scale
+
+
+def test_adding_and_removing_a_body_is_undone_in_one_step(bodied):
+    assert bodied.report["undo"] == [[True, []], [True, []]]

@@ -200,8 +200,9 @@ def test_refit_is_a_new_version_beside_the_hidden_old_one(character):
 
 
 def test_every_operator_is_undone_in_one_step(character):
-    assert character.report["undo"] == {name: [True, True] for name in (
-        "neutral", "mirror_weights", "studio", "match_photo", "eye_target", "mark_asset", "sculpt_prepare")}
+    assert character.report["undo"] == {name: [True, []] for name in (
+        "neutral", "mirror_weights", "studio", "match_photo", "eye_target", "mark_asset", "sculpt_prepare",
+        "sculpt_transfer", "sculpt_discard", "import_capture", "paint_skin", "refit", "sculpt_refit", "import_result")}
 
 
 def test_nothing_depends_on_names(character):

@@ -58,6 +58,30 @@ def describe(body: bpy.types.Object) -> dict:
     }
 
 
+def signature() -> list:
+    """What an undo has to bring back."""
+    things = sorted((t.name, t.hide_get(), t.hide_render, t.parent.name if t.parent else "", len(t.constraints),
+                     [round(value, 5) for row in t.matrix_world for value in row]) for t in bpy.context.scene.objects)
+    counts = {kind: len([item for item in getattr(bpy.data, kind) if item.users])
+              for kind in ("objects", "meshes", "materials", "images", "shape_keys", "node_groups", "collections")}
+    return json.loads(json.dumps([things, counts, bpy.context.view_layer.objects.active.name]))
+
+
+def undone(name: str, **arguments: object) -> list:
+    """Whether an operator changes something, and what its undo does not bring back."""
+    bpy.context.view_layer.objects.active = head()
+    bpy.context.view_layer.update()
+    bpy.ops.ed.undo_push(message="before")
+    before = signature()
+    getattr(bpy.ops.ganfit, name)(**arguments)
+    bpy.context.view_layer.update()
+    changed = signature() != before
+    bpy.ops.ed.undo_push(message=name)
+    bpy.ops.ed.undo()
+    bpy.context.view_layer.update()
+    return [changed, [was for was, now in zip(before, signature()) if was != now]]
+
+
 def main(job: dict) -> None:
     """Metres, then decimetres."""
     out = Path(job["out"])
@@ -74,8 +98,10 @@ def main(job: dict) -> None:
     head().data.attributes["makehuman_index"].data.foreach_get("value", index)
     arrays["index"] = index
     report["no body"] = attempt(bpy.ops.ganfit.remove_body)
+    report["undo"] = [undone("add_body", gender=1.0)]
     bpy.ops.ed.undo_push(message="head")
     bpy.ops.ganfit.add_body(gender=0.0)
+    report["undo"].append(undone("remove_body"))
     body = find("ganfit_body")
     report["metres"] = describe(body)
     arrays["body"] = world(body, points(body.data.vertices))

@@ -206,15 +206,29 @@ def scene_signature() -> list:
     things = sorted((t.name, t.hide_render, len(t.modifiers), len(t.constraints), t.type) for t in scene.objects)
     return [things, state(), {name: round(value, 5) for name, value in weights().items()},
             sorted(len(m.vertices) for m in bpy.data.meshes if m.users), bpy.context.mode,
-            [c.asset_data is not None for c in scene.collection.children]]
+            [c.asset_data is not None for c in scene.collection.children],
+            [(c.name, c.hide_viewport) for c in scene.collection.children], scene.frame_end,
+            {kind: len([item for item in getattr(bpy.data, kind) if item.users]) for kind in (
+                "objects", "materials", "images", "actions", "shape_keys", "cameras", "collections", "node_groups")},
+            sorted(round(float(np.abs(points(block.data)).sum()), 3) for t in scene.objects
+                   if t.type == "MESH" and t.data.shape_keys for block in t.data.shape_keys.key_blocks),
+            [owner.animation_data is not None and owner.animation_data.action is not None
+             for owner in (head(), head().data.shape_keys)]]
 
 
-def undo() -> None:
+def undo(out: Path, capture: str) -> None:
     """Every operator on a head, taken back in one step."""
     bpy.ops.ganfit.as_in_photo()
     report["undo"] = {}
-    for name, arguments in (("neutral", {}), ("mirror_weights", {}), ("studio", {}), ("match_photo", {}),
-                            ("eye_target", {}), ("mark_asset", {}), ("sculpt_prepare", {"levels": 1})):
+    for name, arguments in (
+        ("neutral", {}), ("mirror_weights", {}), ("studio", {}), ("match_photo", {}), ("eye_target", {}),
+        ("mark_asset", {}), ("sculpt_prepare", {"levels": 1}), ("sculpt_transfer", {}), ("sculpt_discard", {}),
+        ("import_capture", {"filepath": capture}), ("paint_skin", {}), ("refit", {"output": str(out / "fitted")}),
+        ("sculpt_refit", {"output": str(out / "sculpted")}), ("import_result", {"directory": str(out / "fitted")}),
+    ):
+        if name in ("sculpt_transfer", "sculpt_discard"):
+            bpy.ops.ganfit.sculpt_prepare(levels=2)
+            carve(find("ganfit_sculpt_of"))
         bpy.context.view_layer.objects.active = head()
         bpy.ops.ed.undo_push(message="before")
         before = json.loads(json.dumps(scene_signature()))
@@ -223,7 +237,9 @@ def undo() -> None:
         bpy.ops.ed.undo_push(message=name)
         bpy.ops.ed.undo()
         after = json.loads(json.dumps(scene_signature()))
-        report["undo"][name] = [during != before, after == before]
+        report["undo"][name] = [during != before, [[was, now] for was, now in zip(before, after) if was != now]]
+        if find("ganfit_sculpt_of"):
+            bpy.ops.ganfit.sculpt_discard()
     bpy.ops.ganfit.neutral()
 
 
@@ -253,7 +269,7 @@ def main(job: dict) -> None:
     expressions()
     captures(job["capture"])
     studio()
-    undo()
+    undo(out, job["capture"])
     sculpts(out)
     renamed()
     np.savez(out / "character.npz", **arrays)

@@ -25,7 +25,7 @@ report: dict = {}
 def contents() -> dict:
     """Names of everything that an export could leave behind."""
     return {kind: sorted(entry.name for entry in getattr(bpy.data, kind))
-            for kind in ("objects", "meshes", "materials", "images", "collections")}
+            for kind in ("objects", "meshes", "materials", "images", "collections", "shape_keys")}
 
 
 def exports(out: Path) -> None:
