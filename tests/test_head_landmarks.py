@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from backend.head.cage import build_cage
 from backend.head.landmarks import (
@@ -17,6 +18,7 @@ from backend.head.landmarks import (
     iris_vertices,
     load_landmarks,
 )
+from backend.head.model import load_head
 from backend.head.stat import load_identity_basis, outer_skin
 from backend.head.subdivision import subdivide
 
@@ -69,6 +71,27 @@ def test_the_468_points_are_symmetric_and_ordered(placed):
     for rim, x in ((EYE_RIGHT, -31.5), (EYE_LEFT, 31.5)):
         np.testing.assert_allclose(p[list(rim)].mean(0)[:2], [x, 0], atol=5)
     assert np.ptp(p[list(LIPS_INNER), 1]) < np.ptp(p[list(LIPS_OUTER), 1])
+
+
+def test_lips_part_where_the_landmarks_say():
+    """A lip that is drawn down takes the lower lip's points along and none of the upper's, and the other way round."""
+    head = load_head()
+
+    def drawn(which: str, units: tuple[str, ...]) -> np.ndarray:
+        expression = torch.zeros(2, len(head.expression_names))
+        expression[1, [head.expression_names.index(unit) for unit in units]] = 1
+        still, moved = head.landmarks(head.subdivide(head.cage(torch.zeros(2, 1), expression)), which)
+        return (1000 * (moved - still)[:, 1]).numpy()
+
+    for which, upper, lower in (
+        ("468", (191, 80, 81, 82, 13, 312, 311, 310, 415), (95, 88, 178, 87, 14, 317, 402, 318, 324)),
+        ("468", (40, 39, 37, 0, 267, 269, 270), (91, 181, 84, 17, 314, 405, 321)),
+        ("68", (50, 51, 52, 61, 62, 63), (56, 57, 58, 65, 66, 67)),
+    ):
+        down = -drawn(which, ("mouthLowerDownLeft", "mouthLowerDownRight"))
+        up = drawn(which, ("mouthUpperUpLeft", "mouthUpperUpRight"))
+        assert (up > down)[list(upper)].all() and (down > up)[list(lower)].all()
+        assert down[lower[len(lower) // 2]] > 3 and up[upper[len(upper) // 2]] > 3
 
 
 def test_both_sets_agree_where_they_mean_the_same(placed):
