@@ -318,6 +318,19 @@ def test_jaw_carries_the_lower_teeth_only(head: HeadModel) -> None:
     assert before[lower, 1].mean() < before[upper, 1].mean()
 
 
+def test_front_teeth_stand_behind_the_lips_as_in_people(head: HeadModel) -> None:
+    """Upper incisors end 1 to 4 mm below the resting upper lip, 10 to 16 mm behind its front; they overbite."""
+    verts = pose(head)
+    teeth = part_vertices(head, "teeth")
+    front = teeth[(np.abs(verts[teeth, 0]) < 0.006) & (weight1(head, "gums")[teeth] < 0.1)]
+    lower, upper = (verts[front[(head.uv1[front, 1].numpy() < 0.5) == below]] for below in (True, False))
+    points = head.landmarks(torch.from_numpy(verts)[None], "468")[0].numpy()
+    assert 0.001 < points[13, 1] - upper[:, 1].min() < 0.004
+    assert 0.010 < points[0, 2] - upper[:, 2].max() < 0.016
+    assert 0.001 < lower[:, 1].max() - upper[:, 1].min() < 0.003
+    assert 0.001 < upper[:, 2].max() - lower[:, 2].max() < 0.004
+
+
 def test_mean_head_closes_its_mouth(head: HeadModel) -> None:
     """From the front nothing of teeth and tongue is seen between the lips."""
     verts, skin = pose(head), head.tri1[head.tri1_part == 0].numpy()

@@ -34,8 +34,9 @@ class LossWeights:
     `albedo x light`, see `losses.light_prior`."""
     radiance: float = 10.0
     """Penalty on negative radiance of the spherical harmonics."""
-    palette: float = 0.08
-    """Colours of eyes, teeth, tongue and lashes stay near the usual ones, mean square over 0.1."""
+    palette: float = 1.0
+    """Colours of eyes, teeth, tongue and lashes stay near the usual ones, mean square over 0.1. With 0.08 the networks
+    paint teeth blue or green and eyeballs pink."""
     tint: float = 1.0
     """Black-and-white photos only: the skin keeps the hue of its start, see `losses.tint`. Without, it drifts with the
     latent's brightness to orange."""

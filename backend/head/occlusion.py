@@ -10,12 +10,13 @@ import numpy as np
 from backend.head.parts import PARTS
 
 OCCLUSION_FILE = Path(__file__).with_name("occlusion.npz")
-OPEN_MOUTH = {"jawOpen": 0.45, "mouthUpperUpLeft": 0.4, "mouthUpperUpRight": 0.4, "mouthSmileLeft": 0.3,
-              "mouthSmileRight": 0.3, "mouthLowerDownLeft": 0.3, "mouthLowerDownRight": 0.3}
+OPEN_MOUTH = {"jawOpen": 0.45, "mouthUpperUpLeft": 0.8, "mouthUpperUpRight": 0.8, "mouthSmileLeft": 0.8,
+              "mouthSmileRight": 0.8, "mouthLowerDownLeft": 0.7, "mouthLowerDownRight": 0.7}
 """The pose in which teeth, tongue and the mouth's lining are lit: what is seen of them is seen in an open mouth."""
 
-INTERREFLECTION = 0.6
-"""Exponent that brightens teeth and tongue, which light each other."""
+INTERREFLECTION = {"teeth": 0.25, "tongue": 0.6}
+"""Exponents that brighten teeth and tongue, which light each other; teeth also shine through. In 22 photographed smiles
+the brightest quarter of the open mouth is 1.2 times as bright as the cheeks: 0.6 for the teeth made half of that."""
 
 
 def load_occlusion(count: int) -> np.ndarray:
@@ -122,10 +123,10 @@ def main() -> None:
     occluders = part != PARTS.index("lashes")
     closed, opened = (ambient_occlusion(v, tri, occluders) for v in verts1)
     inner = head.subdivide(head.regions["mouth_bag"][None, :, None])[0, :, 0].numpy()
-    bright = np.zeros(len(inner), bool)
-    bright[tri[np.isin(part, [PARTS.index("teeth"), PARTS.index("tongue")])]] = True
-    inner[bright] = 1
-    opened[bright] **= INTERREFLECTION
+    for name, exponent in INTERREFLECTION.items():
+        bright = np.unique(tri[part == PARTS.index(name)])
+        inner[bright] = 1
+        opened[bright] **= exponent
     value = closed + inner * (opened - closed)
     value[tri[~occluders]] = 1
 
