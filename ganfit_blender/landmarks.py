@@ -62,6 +62,14 @@ def shown_points(landmarks: Sequence[Sequence[float]], pins: Iterable[Any]) -> d
     return points | {pin.index: (pin.x, pin.y) for pin in pins}
 
 
+def face_box(points: Iterable[Point], size: tuple[int, int], margin: float = 0.12) -> tuple[Point, Point]:
+    """The lowest and highest view coordinates of a box around points in pixels, larger by a share of its sides."""
+    xs, ys = zip(*(pixel_to_view(point, size) for point in points))
+    low, high = (min(xs), min(ys)), (max(xs), max(ys))
+    x, y = margin * (high[0] - low[0]), margin * (high[1] - low[1])
+    return (low[0] - x, low[1] - y), (high[0] + x, high[1] + y)
+
+
 def set_pin(pins: Any, index: int, point: Point) -> None:
     """Puts a pin into a collection (iteration, `add()`, `remove(number)`), in place of an older one there."""
     pin = next((pin for pin in pins if pin.index == index), None)

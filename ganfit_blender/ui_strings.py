@@ -223,7 +223,8 @@ MESSAGES: dict[str, str] = {
     "finished": "{name} is in the scene.",
     "switch_on": "Switch at least one photo on.",
     "no_file": "no file",
-    "pins_help": "Drag a point to where it belongs. X: remove its pin. Esc: done",
+    "pins_help": "Drag a blue point that lies wrong (a corner of the mouth, a lid, the nose) to where it belongs: "
+    "it becomes an orange pin. X: remove it. Esc: done. Then press Fit Again",
     "batch_done": "{done} heads are done, {failed} failed. The table is in {place}.",
     "state.waiting": "waiting",
     "state.running": "running",

@@ -80,6 +80,12 @@ def test_pixels_and_view_coordinates() -> None:
     assert landmarks.clamped((-3.0, 500.0), size) == (0, 480)
 
 
+def test_the_box_around_the_landmarks_is_the_view_to_zoom_to() -> None:
+    """Pixels 100 to 300 of 400 across, 50 to 150 of 200 down, with a tenth more on every side."""
+    low, high = landmarks.face_box([(100, 150), (300, 50), (200, 100)], (400, 200), margin=0.1)
+    assert low == pytest.approx((0.25 - 0.05, 0.25 - 0.05)) and high == pytest.approx((0.75 + 0.05, 0.75 + 0.05))
+
+
 def test_the_nearest_point_within_reach_is_hit() -> None:
     points = {4: (10.0, 10.0), 7: (14.0, 10.0), 9: (100.0, 100.0)}
     assert landmarks.hit_test(points, (11.0, 10.0), 5) == 4

@@ -10,13 +10,14 @@ from .. import overlay, preferences, protocol, views
 from ..errors import AddonError
 from ..importer import scene as importer
 from ..job import WorkerJob
-from ..landmarks import clamped, hit_test, remove_pin, set_pin, shown_points, view_to_pixel
+from ..landmarks import clamped, face_box, hit_test, remove_pin, set_pin, shown_points, view_to_pixel
 from ..ui_strings import MESSAGES, label, tip
 from ..viewport import redraw
 from .base import JobOperator, PersonOperator
 from .reconstruct import new_folder
 from .result import import_folder
 
+SETTLE_S = 0.1  # after which an image editor that was just opened has been drawn, and knows its view
 REACH = 12.0  # pixels at scale 1 within which a point is taken
 REFIT_OPTIONS = ("preset", "device", "basis", "identity", "landmarks", "seed")
 
@@ -41,6 +42,7 @@ class GANFIT_OT_pins_edit(PersonOperator, bpy.types.Operator):
         with context.temp_override(window=window, area=area, region=region):
             bpy.ops.image.view_all(fit_view=True)
             bpy.ops.ganfit.pins_drag("INVOKE_DEFAULT", head=head.name, view=number)
+        bpy.app.timers.register(zoom_to_face, first_interval=SETTLE_S)
         return {"FINISHED"}
 
 
@@ -214,6 +216,22 @@ def image_editor(context: bpy.types.Context) -> tuple[bpy.types.Window, bpy.type
     area = window.screen.areas[0]
     area.type = "IMAGE_EDITOR"
     return window, area
+
+
+def zoom_to_face() -> None:
+    """Fits the view of the image editor that shows the landmarks to them; nothing when it was closed meanwhile."""
+    shown = overlay.current()
+    for window in bpy.context.window_manager.windows if shown is not None else ():
+        for area in window.screen.areas:
+            image = area.spaces.active.image if area.type == "IMAGE_EDITOR" else None
+            if image is None or image.name != shown.image:
+                continue
+            region = next(region for region in area.regions if region.type == "WINDOW")
+            low, high = face_box(shown.points.values(), shown.size)
+            (left, bottom), (right, top) = (region.view2d.view_to_region(*corner, clip=False) for corner in (low, high))
+            with bpy.context.temp_override(window=window, area=area, region=region):
+                bpy.ops.image.view_zoom_border(xmin=left, xmax=right, ymin=bottom, ymax=top)
+            area.tag_redraw()
 
 
 def photo_region(context: bpy.types.Context, event: bpy.types.Event,
