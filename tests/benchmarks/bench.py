@@ -87,12 +87,13 @@ def main() -> None:
     cases = choose_cases(job)
     for name in ("pred", "rows"):
         (folder / name).mkdir(parents=True, exist_ok=True)
-    (folder / "run.json").write_text(json.dumps(describe_run(job), indent=1), "utf-8")
+    run = describe_run(job)  # now: the checkout may change during a long run
+    (folder / "run.json").write_text(json.dumps(run, indent=1), "utf-8")
     print(f"{len(cases)} photos; results in {folder}", flush=True)
     if not job.score_only:
         fit(job, folder, cases)
     done = [case for case in cases if (folder / "rows" / f"{case.id}.json").exists()]
-    report = make_report(job, folder, done)
+    report = {**run, "code_changed": code_hash() != run["code"], **make_report(job, folder, done)}
     (folder / "report.json").write_text(json.dumps(report, indent=1), "utf-8")
     text = table(report)
     (folder / "table.txt").write_text(text, "utf-8")
@@ -238,7 +239,7 @@ def is_done(folder: Path, case: Case) -> bool:
 def make_report(job: Job, folder: Path, cases: list[Case]) -> dict:
     """All figures of a run: a row per case, baselines, identification, the albedo under several lights."""
     rows = {case.id: case_row(folder, case) for case in cases}
-    report = {**describe_run(job), "rows": rows, "baselines": {}, "identification": {}, "now_pooled": {}}
+    report: dict = {"rows": rows, "baselines": {}, "identification": {}, "now_pooled": {}}
     dev = [case for case in cases if case.kind in ("dev", "portrait")]
     if dev:
         judged = run_harness(job, folder, dev)
@@ -273,7 +274,7 @@ def throughput(rows: list[dict], processes: int) -> dict[str, float]:
     failed = sum("error" in row for row in rows)
     found = {"photos": len(rows), "failed": failed, "photos_per_minute": 60 * len(rows) * processes / seconds,
              "cpu_seconds_per_photo": cpu / len(rows), "peak_mb": max(row["peak_mb"] for row in rows)}  # fmt: skip
-    if processes == 1 and len(rows) > 4:
+    if processes == 1 and len(rows) >= 10:
         memory = [row["rss_mb"] for row in rows[2:]]
         found["growth_mb_per_photo"] = float(np.polyfit(range(len(memory)), memory, 1)[0])
     return found
@@ -362,7 +363,8 @@ def albedo_under_lights(folder: Path, cases: list[Case]) -> dict[str, float]:
 def table(report: dict) -> str:
     """The report as text: groups and conditions, baselines, regions, identification, albedo, failures."""
     rows = report["rows"]
-    lines = [f"commit {report['commit'][:8]}, code {report['code']}, {json.dumps(report['job']['options'])}", ""]
+    lines = [f"commit {report['commit'][:8]}, code {report['code']}, {json.dumps(report['job']['options'])}"]
+    lines += ["NOTE: the backend was changed while this ran.", ""] if report["code_changed"] else [""]
     lines.append(f"{'mean (std)':24s}{'n':>4s}{'failed':>7s}" + "".join(f"{name:>15s}" for name in COLUMNS.values()))
     for name, chosen in sections(rows).items():
         cells = "".join(f"{cell(chosen, column):>15s}" for column in COLUMNS)
