@@ -49,7 +49,7 @@ def fit(case: dict, options: object, models: object) -> dict:
         row["error"] = str(as_ganfit_error(error))
     row |= {"seconds": time.perf_counter() - start, "cpu_seconds": time.process_time() - cpu}
     row |= {"ended": time.time(), "rss_mb": memory_mb()}
-    row |= {"peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+    row |= {"peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6}
     return row
 
 
@@ -59,7 +59,7 @@ def memory_mb() -> float:
         pages = int(Path("/proc/self/statm").read_text().split()[1])
         return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
     except OSError:
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
 
 
 def _end_with_parent() -> None:
