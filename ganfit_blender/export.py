@@ -10,7 +10,7 @@ from pathlib import Path
 import bpy
 import numpy as np
 
-from . import shapes
+from . import sculpt, shapes
 from .errors import AddonError
 from .importer import hair, shape_keys, textures
 from .importer import scene as importer
@@ -22,6 +22,8 @@ from .sculpt import object_mode, select
 FORMATS = {"GLB": ".glb", "FBX": ".fbx", "OBJ": ".obj", "USD": ".usdc"}
 COLOR_SIZE = 128  # pixels of a picture made of a part's colour attribute
 MOVES_M = 1e-7
+KEYS_LEVEL = 3  # 52 morph targets of the skin's 200 000 vertices; four times as many would fill gigabytes
+PARTS_LEVEL = 2
 WET_ROUGHNESS = 0.15
 PROBLEM = "export_failed"
 
@@ -32,13 +34,14 @@ def export(context: bpy.types.Context, collection: bpy.types.Collection, path: P
     Shape sliders are baked in; ARKit's expressions are morph targets with the weights that are set now (OBJ has none:
     it gets the expression itself). Highlights, pores and scatter are Blender's own; what is exported is colour with the
     hair's shade, roughness, and the normal map where there is one. Textures lie inside a GLB and an FBX, else in a
-    folder beside.
+    folder beside. What is sculpted on multires is in the mesh, as far as the level holds it.
 
     Args:
-        level: 0 for the cage, 1 for smooth meshes of four times its faces.
+        level: 0 for the cage, 1 for smooth meshes of four times its faces, and so on; above `KEYS_LEVEL` there are no
+            morph targets but the expression itself. Parts other than the skin stop at `PARTS_LEVEL`.
 
     Returns:
-        The file. Raises AddonError: `export_failed`.
+        The file. Raises AddonError: `export_failed`, `topology`.
     """
     object_mode(context)
     path = path.with_suffix(FORMATS[kind])
@@ -108,11 +111,17 @@ def _plain_copies(context: bpy.types.Context, collection: bpy.types.Collection,
                 taken.name = f"{taken.name} (original)"
         things = []
         for part, thing in parts.items():
-            mesh = _plain_mesh(context, shelf, thing, level)
+            carved = sculpt.find(collection) if part == SKIN else None
+            fine = level if part == SKIN else min(level, PARTS_LEVEL)
+            refined = _Refined(context, shelf, carved or thing, fine)
+            neutral = _neutral(context, thing, carved, level)
+            mesh = _plain_mesh(context, thing, refined, neutral if level <= KEYS_LEVEL else
+                               neutral + _expression(thing, values))
             copy = bpy.data.objects.new(OBJECT_NAMES.get(part, part), mesh)
             copy.matrix_world = thing.matrix_world
             shelf.objects.link(copy)
-            _copy_keys(context, shelf, thing, copy, level, values)
+            if level <= KEYS_LEVEL:
+                _copy_keys(thing, copy, refined, neutral, values)
             mesh.materials.clear()
             mesh.materials.append(_plain_material(thing, part))
             things.append(copy)
@@ -127,15 +136,42 @@ def _plain_copies(context: bpy.types.Context, collection: bpy.types.Collection,
                 taken.name = name
 
 
+def _neutral(context: bpy.types.Context, thing: bpy.types.Object, carved: bpy.types.Object | None,
+             level: int) -> np.ndarray:
+    """(V, 3) a part's cage without expression: for a sculpt under way its own, or at level 0 the one fitted to it."""
+    if carved is None:
+        return shapes.neutral_points(thing)
+    fitted = sculpt.sculpted_cage(context, carved, len(thing.data.vertices))  # AddonError: `topology`
+    return fitted if level == 0 else shapes.mesh_points(carved.data)
+
+
+def _expression(thing: bpy.types.Object, values: dict[str, float]) -> np.ndarray:
+    """(V, 3) how the expression that is set moves a part's cage."""
+    moved = np.zeros((len(thing.data.vertices), 3), np.float32)
+    for key in shape_keys.expression_keys(thing):
+        weight = values.get(key.name, 0.0)
+        if weight:
+            moved += weight * (shapes.key_points(key) - shapes.key_points(thing.data.shape_keys.key_blocks[0]))
+    return moved
+
+
 class _Refined:
-    """Evaluates positions of an object's cage at a level; linear in them."""
+    """Evaluates positions of an object's cage at a level, with what is sculpted on the object's multires."""
 
     def __init__(self, context: bpy.types.Context, shelf: bpy.types.Collection, thing: bpy.types.Object,
                  level: int) -> None:
         self._context = context
-        self.thing = bpy.data.objects.new("GANFIT refined", thing.data.copy())
+        self.thing = thing.copy()
+        self.thing.data = thing.data.copy()
         shelf.objects.link(self.thing)
         shapes.remove_keys(self.thing)
+        for modifier in list(self.thing.modifiers):
+            if modifier.type != "MULTIRES" or modifier.total_levels == 0 or not level:
+                self.thing.modifiers.remove(modifier)
+        for modifier in self.thing.modifiers:
+            modifier.show_viewport, modifier.uv_smooth = True, "NONE"
+            modifier.levels = min(level, modifier.total_levels)
+            level -= modifier.levels
         if level:
             modifier = self.thing.modifiers.new(SUBDIVISION, "SUBSURF")
             modifier.levels, modifier.use_limit_surface, modifier.use_creases = level, False, False
@@ -146,11 +182,10 @@ class _Refined:
         return shapes.evaluated_points(self._context, self.thing)
 
 
-def _plain_mesh(context: bpy.types.Context, shelf: bpy.types.Collection, thing: bpy.types.Object,
-                level: int) -> bpy.types.Mesh:
-    """The part's neutral shape at a level, with our UV layer alone."""
-    refined = _Refined(context, shelf, thing, level)
-    refined(shapes.neutral_points(thing))
+def _plain_mesh(context: bpy.types.Context, thing: bpy.types.Object, refined: _Refined,
+                cage: np.ndarray) -> bpy.types.Mesh:
+    """The part's mesh for a cage (V, 3), with our UV layer alone."""
+    refined(cage)
     mesh = bpy.data.meshes.new_from_object(refined.thing.evaluated_get(context.evaluated_depsgraph_get()))
     mesh.name = thing.data.name
     for name in [layer.name for layer in mesh.uv_layers][1:]:
@@ -161,14 +196,13 @@ def _plain_mesh(context: bpy.types.Context, shelf: bpy.types.Collection, thing: 
     return mesh
 
 
-def _copy_keys(context: bpy.types.Context, shelf: bpy.types.Collection, thing: bpy.types.Object,
-               copy: bpy.types.Object, level: int, values: dict[str, float]) -> None:
+def _copy_keys(thing: bpy.types.Object, copy: bpy.types.Object, refined: _Refined, neutral: np.ndarray,
+               values: dict[str, float]) -> None:
     """ARKit's expressions that move the part, with the weights that are set."""
     keys = shape_keys.expression_keys(thing)
     if not keys:
         return
-    basis, neutral = shapes.key_points(thing.data.shape_keys.key_blocks[0]), shapes.neutral_points(thing)
-    refined = _Refined(context, shelf, thing, level)
+    basis = shapes.key_points(thing.data.shape_keys.key_blocks[0])
     still = refined(neutral)
     copy.shape_key_add(name=shape_keys.BASIS, from_mix=False)
     for key in keys:

@@ -121,7 +121,12 @@ TEXTS: dict[str, Text] = {
     "export_kind.FBX": Text("FBX", "Unreal, Unity, Maya and others; textures inside"),
     "export_kind.OBJ": Text("OBJ", "Geometry and textures alone, in the present expression"),
     "export_kind.USD": Text("USD", "OpenUSD with blend shapes; textures in a folder beside"),
-    "export_level": Text("Smoothing", "How often the quads are divided: 0 for games, 1 as the fit sees it"),
+    "export_level": Text(
+        "Smoothing",
+        "How often the quads are divided: 0 for games, 1 as the fit sees it. Sculpted detail is in the mesh as far as "
+        "the level holds it: take the sculpt's own level for all of it; at 0 only the large forms are. Above 3 there "
+        "are no morph targets, only the expression as it is",
+    ),
     "mark_asset": Text(
         "Mark as Asset",
         "Put this head into the asset browser with a preview, tags and its licences. Press again to take it out",

@@ -177,3 +177,50 @@ def test_may_i_sell_this(handed_on):
     listed = [{"name": "makehuman", "licence": "CC0-1.0", "sellable": True}]
     assert licence.answer(old, listed).verdict == licence.YES
     assert licence.answer({}).verdict == licence.UNKNOWN
+
+
+def farthest(a: np.ndarray, b: np.ndarray) -> float:
+    """How far the farthest of either set (N, 3) lies from the other."""
+    def one_way(points: np.ndarray, others: np.ndarray) -> float:
+        return max(float(np.linalg.norm(part[:, None] - others[None], axis=2).min(1).max())
+                   for part in np.array_split(points, max(1, len(points) // 200)))
+
+    return max(one_way(a, b), one_way(b, a))
+
+
+def head_mesh(path: Path) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """The head's points of a GLB in Blender's axes, and the motions of its targets."""
+    document, blob = read_glb(path)
+    node = next(node for node in document["nodes"] if node["name"] == "Head")
+    mesh = document["meshes"][node["mesh"]]
+    primitive = mesh["primitives"][0]
+
+    def read(number: int) -> np.ndarray:
+        x, y, z = accessor(document, blob, number).T
+        return np.stack([x, -z, y], 1)
+
+    names = mesh.get("extras", {}).get("targetNames", [])
+    targets = {name: read(target["POSITION"]) for name, target in zip(names, primitive.get("targets", []))}
+    return read(primitive["attributes"]["POSITION"]), targets
+
+
+def test_sculpted_detail_is_in_the_file_with_the_expressions(handed_on):
+    """What Blender shows of the multires: the sculpt under way, the head after the transfer, and with its jaw open."""
+    with np.load(handed_on.out / "detail.npz") as shown:
+        sculpt, transferred, jaw = (shown[name] for name in ("sculpt", "transferred", "jaw"))
+    assert handed_on.report["left of a sculpt"]
+    assert farthest(head_mesh(handed_on.out / "under_way.glb")[0], sculpt) < 1e-5
+    points, targets = head_mesh(handed_on.out / "detail.glb")
+    assert farthest(points, transferred) < 1e-5 and len(targets) > 40
+    assert farthest(points + targets["jawOpen"], jaw) < 1e-5
+    plain, _ = head_mesh(handed_on.out / "smooth.glb")
+    assert farthest(plain, transferred) > 2e-3, "the sculpt moves the head by 8 mm"
+
+
+def test_the_finest_levels_have_the_expression_itself(handed_on):
+    with np.load(handed_on.out / "detail.npz") as shown:
+        jaw = shown["jaw"]
+    points, targets = head_mesh(handed_on.out / "finest.glb")
+    assert not targets and len(points) > 10 * len(jaw)
+    near = np.linalg.norm(jaw[::7, None] - points[None], axis=2).min(1)
+    assert np.quantile(near, 0.95) < 2e-4  # metres: two more levels round off the last one's corners

@@ -19,7 +19,7 @@ class GANFIT_OT_export(PersonOperator, bpy.types.Operator):
 
     filepath: StringProperty(subtype="FILE_PATH", options={"SKIP_SAVE"})
     kind: EnumProperty(name=label("export_kind"), description=tip("export_kind"), items=items("export_kind"))
-    level: IntProperty(name=label("export_level"), description=tip("export_level"), min=0, max=2, default=1)
+    level: IntProperty(name=label("export_level"), description=tip("export_level"), min=0, max=5, default=1)
 
     def invoke(self, context: bpy.types.Context, event: bpy.types.Event) -> set[str]:
         """Asks for the file; the format is chosen at the side."""

@@ -15,11 +15,12 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import bpy  # noqa: E402
 import numpy as np  # noqa: E402
-from character import attempt, find, head, points  # noqa: E402
+from character import attempt, carve, evaluated, find, head, points  # noqa: E402
 from in_blender import EXTENSION, answer, empty_scene, install, quiet_stdout  # noqa: E402
 from mathutils import Vector  # noqa: E402
 
 report: dict = {}
+arrays: dict[str, np.ndarray] = {}
 
 
 def contents() -> dict:
@@ -42,6 +43,27 @@ def exports(out: Path) -> None:
     report["files"] = sorted(str(path.relative_to(out)) for path in out.rglob("*") if "head_" in str(path))
     report["no folder"] = attempt(bpy.ops.ganfit.export, filepath=str(out / "none" / "x.glb"), kind="GLB")
     keys["shape_01"].value = keys["jawOpen"].value = 0.0
+
+
+def detailed(out: Path) -> None:
+    """What is sculpted on multires: while the sculpt is under way, and transferred; what Blender itself shows."""
+    bpy.ops.ganfit.neutral()
+    bpy.ops.ganfit.sculpt_prepare(levels=2)
+    arrays["sculpt"] = carve(find("ganfit_sculpt_of"))
+    before = contents()
+    with quiet_stdout():
+        bpy.ops.ganfit.export(filepath=str(out / "under_way.glb"), kind="GLB", level=2)
+    report["left of a sculpt"] = before == contents()
+    bpy.ops.ganfit.sculpt_transfer()
+    keys = head().data.shape_keys.key_blocks
+    arrays["transferred"] = evaluated(head())
+    keys["jawOpen"].value = 1.0
+    arrays["jaw"] = evaluated(head())
+    with quiet_stdout():
+        bpy.ops.ganfit.export(filepath=str(out / "detail.glb"), kind="GLB", level=2)
+        bpy.ops.ganfit.export(filepath=str(out / "finest.glb"), kind="GLB", level=4)
+    keys["jawOpen"].value = 0.0
+    np.savez(out / "detail.npz", **arrays)
 
 
 def look() -> None:
@@ -124,6 +146,7 @@ def main(job: dict) -> None:
     exports(out)
     look()
     assets(out)
+    detailed(out)
     licence = importlib.import_module(f"{EXTENSION}.licence")
     scene = importlib.import_module(f"{EXTENSION}.importer.scene")
     report["verdict"] = licence.answer(scene.result_of(head())).verdict
