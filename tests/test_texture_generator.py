@@ -10,7 +10,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from backend.errors import GanfitError
 from backend.texture.generator import DEFAULT_WEIGHTS, Generator, GeneratorSpec, load_generator, save_generator
 
-SMALL = GeneratorSpec(latent=16, channels=(8, 8, 8, 8, 8, 8), linear_bands=(2, 2), place_maps=(2, 0))
+SMALL = GeneratorSpec(latent=16, channels=(8, 8, 8, 8, 8, 8), linear_bands=(2, 2), band_grid=(2, 3),
+                      place_maps=(2, 0))
 
 
 def lively(spec: GeneratorSpec, seed: int = 0) -> Generator:

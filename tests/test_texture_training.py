@@ -11,13 +11,23 @@ from backend.texture.augment import BLOOD, MELANIN
 from backend.texture.data import SourceMap, decode, encode, fill_map
 from backend.texture.evaluate import skin_angle
 from backend.texture.generator import Generator, GeneratorSpec
-from backend.texture.linear import as_maps, features, fit_code, initialise, initialise_grain
+from backend.texture.linear import (
+    as_maps,
+    features,
+    fit_code,
+    initialise,
+    initialise_grain,
+    local_factors,
+    spread_matrix,
+)
 from backend.texture.portraits import MAX_GLASSES, glasses_score, skin_tone
 from backend.texture.train import (
+    FaceFeatures,
     MapSet,
     Stage,
     Training,
     TrainOptions,
+    energy_loss,
     read_options,
     reconstruction_loss,
     train,
@@ -135,7 +145,8 @@ def test_the_loss_of_a_constant_shift_is_known() -> None:
 def test_a_killed_training_continues_as_if_nothing_had_happened(tmp_path) -> None:
     images = low_rank_images(24, 4).numpy()
     np.save(tmp_path / "maps.npy", images)
-    spec = GeneratorSpec(latent=8, channels=(4, 4, 4, 4, 4, 4), linear_bands=(2, 2), place_maps=(1, 0))
+    spec = GeneratorSpec(latent=8, channels=(4, 4, 4, 4, 4, 4), linear_bands=(2, 2), band_grid=(2, 3),
+                         place_maps=(1, 0))
     options = TrainOptions(spec=spec, stages=(Stage(64, 2, 2), Stage(128, 2, 2, adversarial=0.1)))
     data = MapSet([tmp_path / "maps.npy"])
     code, _ = fit_code(torch.from_numpy(images), torch.ones(1, 1, 128, 128), 8, 32)
@@ -166,11 +177,46 @@ def test_linear_bands_explain_maps_that_are_linear_in_their_latents() -> None:
                               torch.cat((half, half.flip(-1)), -1))
     maps = torch.exp(raw.clamp(max=-0.05))
     images = (maps * 255).round().byte().permute(0, 2, 3, 1).contiguous()
-    spec = GeneratorSpec(latent=5, channels=(4, 4, 4, 4, 4), linear_bands=(8,), place_maps=(0,), grain=(False,))
+    spec = GeneratorSpec(latent=5, channels=(4, 4, 4, 4, 4), linear_bands=(4,), band_grid=(3,), place_maps=(0,),
+                         grain=(False,))
     generator = Generator(spec)
     before = (generator(mix) - maps).abs().mean()
-    initialise(generator, mix, images, {32: 5, 64: 5})
+    initialise(generator, mix, images, torch.ones(1, 1, 64, 64), {32: 5, 64: 5})
     assert (generator(mix) - maps).abs().mean() < 0.1 * before
+
+
+def test_maps_that_count_differently_by_place_are_found_again() -> None:
+    torch.manual_seed(10)
+    line = spread_matrix(32, 3)
+    assert torch.allclose(line[[0, 31]], torch.eye(3)[[0, 2]]) and torch.allclose(line.sum(1), torch.ones(32))
+    nodes = torch.einsum("ya,xb->abyx", line, line).reshape(9, 32, 32)
+    truth = torch.einsum("kgl,gyx,kyx->lyx", torch.randn(2, 9, 24), nodes, torch.randn(2, 32, 32)).reshape(24, -1)
+    amounts, maps = local_factors(truth, torch.ones(32 * 32), 2, 3, rounds=40)
+    made = torch.einsum("kgl,gyx,kyx->lyx", amounts.view(2, 9, 24), nodes, maps).reshape(24, -1)
+    left = (made - truth).square().sum() / truth.square().sum()
+    leading = torch.linalg.svdvals(truth).square()
+    assert left < 0.01 < leading[2:].sum() / leading.sum(), "two global maps would do as well"
+
+
+def test_energy_is_blind_to_place_and_sees_strength() -> None:
+    torch.manual_seed(11)
+    flat, weight = torch.full((1, 3, 256, 256), 0.4), torch.ones(1, 1, 256, 256)
+    grain = 0.05 * torch.randn(2, 1, 1, 256, 256)
+    same, half = (energy_loss(flat + grain[0], flat + g, weight) for g in (grain[1], 0.5 * grain[1]))
+    assert energy_loss(flat + grain[0], flat + grain[0], weight) == 0
+    assert same < 0.4 * half  # 16 to 64 texels a place: the root mean square itself varies by 6 to 12 %
+
+
+def test_the_network_judges_a_face_by_its_features() -> None:
+    features = FaceFeatures()
+    maps = as_maps(low_rank_images(2, 5, 256))
+    assert features.distance(maps, maps) == 0
+    outside = maps.clone()
+    outside[:, :, :40] = 0
+    assert features.distance(outside, maps) == 0, "the scalp is no part of the face"
+    drawn = maps[:1].clone().requires_grad_(True)
+    features.distance(drawn, maps[1:]).backward()
+    assert drawn.grad.abs().amax((0, 1))[60:220, 50:200].min() > 0
 
 
 def test_grain_is_as_strong_as_what_the_bands_leave() -> None:
@@ -183,9 +229,10 @@ def test_grain_is_as_strong_as_what_the_bands_leave() -> None:
     noise = noise - torch.nn.functional.interpolate(torch.nn.functional.avg_pool2d(noise, 2), scale_factor=2)
     maps = 0.4 * torch.exp(0.05 * torch.exp(0.3 * latents[:, 0])[:, None, None, None] * noise).expand(-1, 3, -1, -1)
     images = (maps * 255).round().byte().permute(0, 2, 3, 1).contiguous()
-    spec = GeneratorSpec(latent=30, channels=(4, 4, 4, 4, 4), linear_bands=(3,), place_maps=(0,), grain=(True,))
+    spec = GeneratorSpec(latent=30, channels=(4, 4, 4, 4, 4), linear_bands=(3,), band_grid=(2,), place_maps=(0,),
+                         grain=(True,))
     generator = Generator(spec)
-    initialise(generator, latents, images, {32: 30, 64: 4})
+    initialise(generator, latents, images, torch.ones(1, 1, 64, 64), {32: 30, 64: 4})
     initialise_grain(generator, latents, images, 64, unit)
     assert abs(float(generator.band(64).strength[0].detach()) - 0.3) < 0.05
     made = generator(latents).detach().std((2, 3)).mean()
@@ -212,7 +259,8 @@ def test_a_folder_of_pictures_is_enough_to_train(tmp_path) -> None:
         coarse = np.kron(rng.random((16, 16, 1)), np.ones((32, 32, 1)))
         picture = (255 * np.clip(tone * (0.9 + 0.2 * coarse), 0, 1)).astype(np.uint8)
         Image.fromarray(picture).save(tmp_path / "maps" / f"{i}.png")
-    spec = GeneratorSpec(latent=12, channels=(4,) * 8, linear_bands=(3, 3, 3, 3), place_maps=(1, 0, 0, 0))
+    spec = GeneratorSpec(latent=12, channels=(4,) * 8, linear_bands=(3, 3, 3, 3), band_grid=(3, 3, 3, 2),
+                         place_maps=(1, 0, 0, 0))
     options = TrainOptions(textures=tmp_path / "maps", out=tmp_path / "run", spec=spec, stages=(Stage(64, 2, 2),),
                            maps_256=16, maps_512=4, snapshot_every=2, threads=1)
     train(options, report=lambda _: None)

@@ -2,7 +2,7 @@
 """Measures of texture generators: the nearest map of a given one, fine structure, skin tone."""
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -10,17 +10,17 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from backend.texture.data import decode
-from backend.texture.generator import Generator
 from backend.texture.linear import shrink
 
 
-def invert(generator: Generator, target: Tensor, weight: Tensor, steps: int = 150, rate: float = 0.05,
-           prior: float = 2e-5, resolutions: Sequence[int] = (128, 256, 512)) -> Tensor:
+def invert(draw: Callable[[Tensor, int], Tensor], start: Tensor, target: Tensor, weight: Tensor, steps: int = 150,
+           rate: float = 0.05, prior: float = 1e-7, resolutions: Sequence[int] = (128, 256, 512)) -> Tensor:
     """Latents (B, L) whose maps are nearest to `target` (B, 3, R, R) where `weight` (B, 1, R, R) is positive.
 
-    Starts from the closed form of the linear base; L1 on map and fine structure, `prior` on the latent's square.
+    draw: latents and a resolution to maps, such as a `Generator`. Descends from `start` (B, L) through `resolutions`;
+    L1 on map and fine structure, `prior` on the latent's square.
     """
-    z = generator.solve_latent(target, weight).requires_grad_(True)
+    z = start.clone().requires_grad_(True)
     optimiser = torch.optim.Adam([z], lr=rate)
     for resolution in resolutions:
         small, known = shrink(target * weight, resolution), shrink(weight, resolution)
@@ -28,8 +28,7 @@ def invert(generator: Generator, target: Tensor, weight: Tensor, steps: int = 15
         for i in range(steps // len(resolutions)):
             for group in optimiser.param_groups:
                 group["lr"] = rate * (1 - 0.7 * i * len(resolutions) / steps)
-            maps = generator(z, resolution)
-            error = known * (maps - small)
+            error = known * (draw(z, resolution) - small)
             fine = error - F.avg_pool2d(error, 5, 1, 2)
             loss = error.abs().mean() + fine.abs().mean() + prior * z.square().sum(1).mean()
             optimiser.zero_grad()

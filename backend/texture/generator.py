@@ -36,15 +36,17 @@ class GeneratorSpec:
     """Sizes of a generator; every level doubles the resolution, from 4 x 4."""
 
     latent: int = 512
-    channels: tuple[int, ...] = (48, 96, 128, 96, 64, 32, 16, 8)
+    channels: tuple[int, ...] = (32, 64, 96, 64, 48, 24, 16, 8)
     """Trunk channels at 4, 8, 16, ... texels."""
     base_resolution: int = 32
     """The linear base holds this many texels a side."""
-    linear_bands: tuple[int, ...] = (170, 82, 24, 3)
-    """Left-right symmetric linear detail maps, each of one tint, at each resolution above the base."""
+    linear_bands: tuple[int, ...] = (44, 32, 8, 1)
+    """Linear detail maps, all of one tint, at each resolution above the base."""
+    band_grid: tuple[int, ...] = (4, 6, 8, 4)
+    """Nodes a side of the grid on which the latent says how strong each detail map is, between them bilinear."""
     grain: tuple[bool, ...] = (False, False, True, True)
     """Whether a resolution above the base has a map of skin grain, which is not symmetric."""
-    place_maps: tuple[int, ...] = (8, 8, 4, 0)
+    place_maps: tuple[int, ...] = (8, 8, 2, 0)
     """Learned feature maps that tell the trunk where it is, at each resolution above the base."""
     knee: float = KNEE
     """Sharpness of `squash`."""
@@ -59,6 +61,10 @@ class GeneratorSpec:
         """Resolutions above the base, ascending."""
         count = len(self.linear_bands)
         return tuple(self.base_resolution << (i + 1) for i in range(count))
+
+
+MEAN_TINTS = 2
+"""Maps that hold the mean of a band: two tints describe its colours."""
 
 
 def pixel_norm(x: Tensor) -> Tensor:
@@ -114,31 +120,42 @@ class EqualLinear(nn.Module):
         return F.linear(x, self.weight * self.scale, self.bias)
 
 
-class LinearBand(nn.Module):
-    """RGB detail of one resolution: symmetric maps of one tint each, mixed linearly by the latent, and skin grain.
+def spread(nodes: Tensor, resolution: int) -> Tensor:
+    """Values at the nodes of a grid, the outer ones on the border texels, (B, K, G, G) to (B, K, R, R), bilinear."""
+    return F.interpolate(nodes, (resolution, resolution), mode="bilinear", align_corners=True)
 
-    The grain is one fixed map (1, R, R); the latent decides how strong it is.
+
+class LinearBand(nn.Module):
+    """RGB detail of one resolution, linear in the latent: a symmetric mean, detail maps, and skin grain.
+
+    A detail map (R, R) counts as much as the latent says for the place: the amounts are linear in the latent at the
+    nodes of a coarse grid. So a few maps do what takes hundreds where each counts the same all over the face. The grain
+    is one fixed map (1, R, R); the latent decides how strong it is.
     """
 
-    def __init__(self, latent: int, maps: int, resolution: int, grain: bool) -> None:
+    def __init__(self, latent: int, maps: int, grid: int, resolution: int, grain: bool) -> None:
         super().__init__()
-        self.maps = nn.Parameter(torch.zeros(maps, resolution, resolution // 2))
-        self.tint = nn.Parameter(torch.ones(maps, 3))
-        self.weight = nn.Parameter(torch.zeros(maps, latent))
-        self.bias = nn.Parameter(torch.zeros(maps))
+        self.mean = nn.Parameter(torch.zeros(MEAN_TINTS, resolution, resolution // 2))
+        self.mean_tint = nn.Parameter(torch.ones(MEAN_TINTS, 3))
+        self.maps = nn.Parameter(torch.zeros(maps, resolution, resolution))
+        self.tint = nn.Parameter(torch.ones(3))
+        self.weight = nn.Parameter(torch.zeros(maps * grid * grid, latent))
+        self.grid = grid
         self.grain = nn.Parameter(torch.zeros(1, resolution, resolution)) if grain else None
         self.strength = nn.Parameter(torch.zeros(latent)) if grain else None
         """Log of the grain's strength per latent coordinate."""
 
     def forward(self, z: Tensor) -> Tensor:
         """Latent (B, L) to raw detail (B, 3, R, R)."""
-        mix = F.linear(z, self.weight, self.bias)
-        tinted = (mix[:, None] * self.tint.T).reshape(-1, len(self.maps))
-        detail = mirrored((tinted @ self.maps.flatten(1)).view(len(z), 3, *self.maps.shape[1:]))
-        if self.grain is None or self.strength is None:
-            return detail
-        strength = torch.exp((z @ self.strength).clamp(-1.2, 0.8))
-        return detail + strength[:, None, None, None] * self.grain
+        nodes = F.linear(z, self.weight).view(len(z), -1, self.grid, self.grid)
+        grey = (spread(nodes, self.maps.shape[-1]) * self.maps).sum(1, keepdim=True)
+        if self.grain is not None and self.strength is not None:
+            strength = torch.exp((z @ self.strength).clamp(-1.2, 0.8))
+            grain = strength[:, None, None, None] * self.grain
+        else:
+            grain = torch.zeros((), device=z.device)
+        mean = mirrored(torch.einsum("mhw,mc->chw", self.mean, self.mean_tint))
+        return mean + grain + self.tint[:, None, None] * grey
 
 
 class Level(nn.Module):
@@ -154,7 +171,10 @@ class Level(nn.Module):
         self.style = EqualLinear(spec.latent, outputs)
         nn.init.zeros_(self.style.weight)
         self.places = nn.Parameter(torch.randn(places, resolution, resolution // 2)) if places else None
-        self.band = LinearBand(spec.latent, spec.linear_bands[index], resolution, spec.grain[index]) if detail else None
+        self.band = None
+        if detail:
+            self.band = LinearBand(spec.latent, spec.linear_bands[index], spec.band_grid[index], resolution,
+                                   spec.grain[index])
         self.to_rgb = None
         if resolution >= spec.base_resolution:
             self.to_rgb = EqualConv(outputs, 3, 1, gain=1.0)
@@ -263,7 +283,7 @@ class Generator(nn.Module):
             total += level.narrow.weight.numel() * (side // 2) ** 2 + level.mix.weight.numel() * side**2
             total += level.style.weight.numel()
             total += level.to_rgb.weight.numel() * side**2 if level.to_rgb is not None else 0
-            total += 3 * level.band.maps.numel() + level.band.weight.numel() if level.band is not None else 0
+            total += level.band.maps.numel() + level.band.weight.numel() if level.band is not None else 0
         return total
 
     def _checked_resolution(self, resolution: int | None) -> int:
@@ -280,7 +300,7 @@ class Generator(nn.Module):
 def save_generator(generator: Generator, path: Path, notes: dict[str, str] | None = None) -> None:
     """Write the weights in fp16 with the spec, the layout id and `notes` as metadata."""
     tensors = {name: t.detach().cpu().half().contiguous() for name, t in generator.state_dict().items()}
-    metadata = {"format": "ganfit-texture-3", "layout_id": generator.layout_id,
+    metadata = {"format": "ganfit-texture-4", "layout_id": generator.layout_id,
                 "spec": json.dumps(asdict(generator.spec)), **(notes or {})}
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file(tensors, path, metadata=metadata)

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from backend.texture.generator import Generator, squash, unsquash, upsample
+from backend.texture.generator import Generator, spread, squash, unsquash, upsample
 
 FEATURE_RESOLUTION = 128
 BAND_GAIN = (1.0, 1.5, 2.0)
@@ -104,10 +104,12 @@ def fit_code(images: Tensor, weight: Tensor, latent: int, base: int, batch: int 
 
 
 @torch.no_grad()
-def initialise(generator: Generator, latents: Tensor, images: Tensor, leading: dict[int, int], batch: int = 32) -> None:
+def initialise(generator: Generator, latents: Tensor, images: Tensor, weight: Tensor, leading: dict[int, int],
+               batch: int = 32) -> None:
     """Set the linear base or bands by regression of the images on their latents.
 
-    leading: resolution -> how many latents, the first ones, that resolution may depend on.
+    weight: (1, 1, S, S) importance of texels. leading: resolution -> how many latents, the first ones, that resolution
+    may depend on.
     """
     sums: dict[int, tuple[Tensor, Tensor]] = {}
     base = generator.spec.base_resolution
@@ -129,37 +131,64 @@ def initialise(generator: Generator, latents: Tensor, images: Tensor, leading: d
             generator.base.copy_(slope.view_as(generator.base))
             generator.base_mean.copy_(mean.view_as(generator.base_mean))
         else:
-            _set_band(generator, r, mean.view(3, r, r), slope.view(-1, 3, r, r))
+            _set_band(generator, r, mean.view(3, r, r), slope.view(-1, 3, r, r), weight)
 
 
-MEAN_MAPS = 2
-"""Leading maps of a band that hold the mean: two tints describe its colours."""
-
-
-def _set_band(generator: Generator, resolution: int, mean: Tensor, slope: Tensor) -> None:
-    """Mean and leading symmetric components of one band; all components share the tint that explains most."""
+def _set_band(generator: Generator, resolution: int, mean: Tensor, slope: Tensor, weight: Tensor) -> None:
+    """Mean and detail maps of one band; all detail maps share the tint that explains most of `slope` (L', 3, R, R)."""
     band = generator.band(resolution)
     half = resolution // 2
-
-    def symmetric(x: Tensor) -> Tensor:
-        return 0.5 * (x + x.flip(-1))[..., :half]
-
-    tints, values, planes = torch.linalg.svd(symmetric(mean).flatten(1), full_matrices=False)
-    unit = 3**0.5
-    band.maps[:MEAN_MAPS] = (values[:, None] * planes)[:MEAN_MAPS].view(-1, resolution, half) / unit
-    band.tint[:MEAN_MAPS] = tints.T[:MEAN_MAPS] * unit
-    colours = symmetric(slope).transpose(0, 1).flatten(1)
+    symmetric = (0.5 * (mean + mean.flip(-1)))[..., :half]
+    tints, values, planes = torch.linalg.svd(symmetric.flatten(1), full_matrices=False)
+    unit, count = 3**0.5, len(band.mean)
+    band.mean.copy_((values[:, None] * planes)[:count].view_as(band.mean) / unit)
+    band.mean_tint.copy_(tints.T[:count] * unit)
+    colours = slope.transpose(0, 1).flatten(1)
     tint = torch.linalg.eigh(colours @ colours.T)[1][:, -1]
     tint = tint * tint.sum().sign()
-    flat = (tint @ colours).view(len(slope), -1) / unit
-    count = min(len(band.maps) - MEAN_MAPS, len(flat))
-    vectors = torch.linalg.eigh(flat @ flat.T)[1].flip(1)[:, :count]
-    band.maps[MEAN_MAPS:MEAN_MAPS + count] = (vectors.T @ flat).view(count, resolution, half)
-    band.tint[MEAN_MAPS:] = tint * unit
-    band.bias.zero_()
-    band.bias[:MEAN_MAPS] = 1
+    grey = torch.einsum("c,lcp->lp", tint, slope.flatten(2)) / unit
+    amounts, maps = local_factors(grey, shrink(weight, resolution).flatten(), len(band.maps), band.grid)
+    band.maps.copy_(maps)
+    band.tint.copy_(tint * unit)
     band.weight.zero_()
-    band.weight[MEAN_MAPS:MEAN_MAPS + count, :len(flat)] = vectors.T
+    band.weight[:, :len(grey)] = amounts
+
+
+def local_factors(target: Tensor, weight: Tensor, maps: int, grid: int, rounds: int = 8) -> tuple[Tensor, Tensor]:
+    """Amounts (K * G * G, L) on a grid and maps (K, R, R) whose product is nearest to `target` (L, R * R).
+
+    Alternating least squares, weighted by `weight` (R * R) per texel, from the global principal components: with the
+    maps fixed the amounts are one regression, with the amounts fixed every texel's map values are one.
+    """
+    side = round(target.shape[1] ** 0.5)
+    line = spread_matrix(side, grid)
+    nodes = torch.einsum("ya,xb->yxab", line, line).reshape(side * side, grid * grid)
+    corner = line.gt(0).float().argmax(1).clamp(max=grid - 2)
+    found = torch.linalg.eigh((target * weight) @ target.T)[1].flip(1)[:, :maps].T @ target
+    found = torch.cat((found, found.new_zeros(maps - len(found), found.shape[1])))
+    amounts = target.new_zeros(maps * grid * grid, len(target))
+    for _ in range(rounds):
+        local = (found.T[:, :, None] * nodes[:, None, :]).flatten(1)
+        square = (local * weight[:, None]).T @ local
+        ridge = 1e-4 * square.diagonal().mean() * torch.eye(len(square))
+        amounts = torch.linalg.solve(square + ridge, (local * weight[:, None]).T @ target.T)
+        overlap = (amounts @ amounts.T).view(maps, grid * grid, maps, grid * grid)
+        wanted = (amounts @ target).view(maps, grid * grid, -1)
+        for y in range(grid - 1):
+            for x in range(grid - 1):
+                texels = ((corner == y)[:, None] & (corner == x)).flatten().nonzero()[:, 0]
+                ids = [y * grid + x, y * grid + x + 1, (y + 1) * grid + x, (y + 1) * grid + x + 1]
+                near = nodes[texels][:, ids]
+                square = torch.einsum("pa,pb,kalb->pkl", near, near, overlap[:, ids][..., ids])
+                ridge = 1e-4 * square.diagonal(dim1=1, dim2=2).mean().clamp_min(1e-12) * torch.eye(maps)
+                right = torch.einsum("pa,kap->pk", near, wanted[:, ids][..., texels])
+                found[:, texels] = torch.linalg.solve(square + ridge, right).T
+    return amounts, found.view(maps, side, side)
+
+
+def spread_matrix(side: int, grid: int) -> Tensor:
+    """(R, G): how much each node counts for each texel of a line; the rows of `generator.spread`."""
+    return spread(torch.eye(grid)[None, :, :, None].expand(-1, -1, -1, grid), side)[0, :, :, 0].T.contiguous()
 
 
 GRAIN_LATENTS = 24

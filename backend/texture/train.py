@@ -4,7 +4,9 @@
 The generator is trained as an auto-decoder over a linear model (`linear.py`), growing from 64 to 512 texels: every
 map's latent is its whitened linear code, the loss is L1 on the map and on its Laplacian bands, and later stages add an
 adversarial term that judges fine structure. Stored maps are mirrored and their pigments changed as they are drawn, so
-that no map is seen twice. Everything a restart needs lies in one snapshot.
+that no map is seen twice. Above 128 texels hairs and pores cannot be told from a latent: there the energy of the bands
+counts more than their place. The deeper features of the face-recognition network that the fit uses judge the face
+(perceptual loss, Johnson et al. 2016). Everything a restart needs lies in one snapshot.
 """
 from __future__ import annotations
 
@@ -26,6 +28,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from backend.errors import GanfitError
+from backend.fit.losses import content_distance
+from backend.networks.identity import load_identity
 from backend.texture.adversary import Discriminator, discriminator_loss, fine_structure, random_crops
 from backend.texture.augment import BLOOD, MELANIN
 from backend.texture.generator import Generator, GeneratorSpec, save_generator, squash, unsquash
@@ -66,9 +70,16 @@ class TrainOptions:
     """Share of a stage in which its resolution is blended in."""
     band_weight: float = 1.5
     """Weight of the Laplacian bands' L1 beside the map's L1."""
+    fine_share: float = 0.25
+    """How much of `band_weight` is left for bands above 128 texels, whose details cannot be told from a latent."""
+    energy: float = 3.0
+    """Weight of the difference in local strength of the bands from 128 texels on."""
+    perceptual: float = 0.2
+    """Weight of the distance of inner layers of the face-recognition network, on the face; 0 needs no network."""
     noise: float = 0.05
     """Standard deviation of the noise on latents: neighbours of a code look like it."""
-    r1: float = 5.0
+    r1: float = 0.2
+    """Weight of the penalty on the discriminator's slope at real maps."""
     average: float = 0.995
     """Decay of the generator's running average, which is what is kept."""
     snapshot_every: int = 100
@@ -106,18 +117,69 @@ def varied(maps: Tensor, pigment: float, rng: torch.Generator) -> Tensor:
     return squash(unsquash(maps) - density[:, :, None, None] / 2.2)
 
 
-def reconstruction_loss(maps: Tensor, target: Tensor, weight: Tensor, band_weight: float) -> Tensor:
-    """Weighted L1 of maps (B, 3, R, R) and of their Laplacian bands; a dark map's error counts like a light one's."""
-    scale = 0.5 / (0.15 + target.mean((1, 2, 3), keepdim=True))
+def evenly(target: Tensor) -> Tensor:
+    """Factor (B, 1, 1, 1) by which errors on maps (B, 3, R, R) count, so that a dark map's count like a light one's."""
+    return 0.5 / (0.15 + target.mean((1, 2, 3), keepdim=True))
+
+
+def bands(maps: Tensor, count: int = 3) -> list[Tensor]:
+    """The `count` finest Laplacian bands of maps (B, 3, R, R), finest first."""
+    out = []
+    for _ in range(count):
+        coarse = F.avg_pool2d(maps, 2)
+        out.append(maps - F.interpolate(coarse, scale_factor=2, mode="bilinear"))
+        maps = coarse
+    return out
+
+
+def reconstruction_loss(maps: Tensor, target: Tensor, weight: Tensor, band_weight: float,
+                        fine_share: float = 1.0) -> Tensor:
+    """Weighted L1 of maps (B, 3, R, R) and of their Laplacian bands; those above 128 texels count `fine_share`."""
+    scale = evenly(target)
     loss = (scale * weight * (maps - target).abs()).mean()
-    fine, fine_target = maps, target
-    for _ in range(3):
-        coarse, coarse_target = F.avg_pool2d(fine, 2), F.avg_pool2d(fine_target, 2)
-        band = fine - F.interpolate(coarse, scale_factor=2, mode="bilinear")
-        band_target = fine_target - F.interpolate(coarse_target, scale_factor=2, mode="bilinear")
-        loss = loss + band_weight * (scale * shrink(weight, fine.shape[-1]) * (band - band_target).abs()).mean()
-        fine, fine_target = coarse, coarse_target
+    for band, wanted in zip(bands(maps), bands(target), strict=True):
+        share = band_weight * (fine_share if band.shape[-1] > KNOWABLE else 1.0)
+        loss = loss + share * (scale * shrink(weight, band.shape[-1]) * (band - wanted).abs()).mean()
     return loss
+
+
+KNOWABLE = 128
+"""Finest resolution whose details a latent can tell."""
+
+
+def energy_loss(maps: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+    """Weighted L1 between the local root mean squares of the bands from `KNOWABLE` texels on, in luma."""
+    loss, scale = maps.new_zeros(()), evenly(target)
+    for band, wanted in zip(bands(maps), bands(target), strict=True):
+        side = band.shape[-1]
+        if side >= KNOWABLE:
+            strength = [F.avg_pool2d(b.mean(1, keepdim=True).square(), side // 32).add(1e-6).sqrt()
+                        for b in (band, wanted)]
+            loss = loss + (scale * shrink(weight, 32) * (strength[0] - strength[1]).abs()).mean()
+    return loss
+
+
+class FaceFeatures:
+    """Inner layers of the fit's face-recognition network on the part of a map that looks like a face."""
+
+    ROWS, COLUMNS = (0.22, 0.88), (0.17, 0.83)
+
+    def __init__(self) -> None:
+        self.network = load_identity()
+
+    def layers(self, maps: Tensor) -> list[Tensor]:
+        """Activations of maps (B, 3, R, R)."""
+        side = maps.shape[-1]
+        rows, columns = (slice(int(a * side), int(b * side)) for a, b in (self.ROWS, self.COLUMNS))
+        size = self.network.chip_size
+        return self.network(F.interpolate(maps[:, :, rows, columns], (size, size), mode="area"
+                                          if side >= 256 else "bilinear"))[1]
+
+    def distance(self, maps: Tensor, target: Tensor) -> Tensor:
+        """Content distance of two sets of maps."""
+        with torch.no_grad():
+            wanted = self.layers(target)
+        return content_distance(wanted, self.layers(maps))
 
 
 class Training:
@@ -134,6 +196,7 @@ class Training:
         self.optimiser = torch.optim.Adam([{"params": layers, "lr": options.rate},
                                            {"params": linear, "lr": options.linear_rate}], betas=(0.0, 0.99))
         self.judge_optimiser = torch.optim.Adam(self.judge.parameters(), lr=options.rate, betas=(0.0, 0.99))
+        self.features = FaceFeatures() if options.perceptual and options.reconstruction else None
         self.step = 0
 
     def stage(self) -> tuple[Stage, int]:
@@ -192,9 +255,18 @@ class Training:
         loss = torch.zeros(())
         terms = {}
         if options.reconstruction:
-            loss = options.reconstruction * reconstruction_loss(
-                drawn, target, shrink(weight, stage.resolution), options.band_weight)
+            known = shrink(weight, stage.resolution)
+            loss = options.reconstruction * reconstruction_loss(drawn, target, known, options.band_weight,
+                                                                options.fine_share)
             terms["reconstruction"] = loss.item()
+            if options.energy and stage.resolution >= KNOWABLE:
+                strength = energy_loss(drawn, target, known)
+                loss = loss + options.energy * strength
+                terms["energy"] = strength.item()
+            if self.features is not None:
+                look = self.features.distance(drawn, target)
+                loss = loss + options.perceptual * look
+                terms["perceptual"] = look.item()
         if stage.adversarial > 0:
             limits = (places * stage.resolution).long()
             if options.reconstruction and self.step % 2:
@@ -253,7 +325,9 @@ def plot_losses(log: Path, path: Path, size: tuple[int, int] = (960, 480)) -> No
             x = before["step"] / last * size[0]
             draw.line(((x, 0), (x, size[1])), fill="lightgrey")
             draw.text((x + 3, size[1] - 14), str(after["resolution"]), fill="grey")
-    for row, (name, colour) in enumerate((("reconstruction", "black"), ("fooled", "red"), ("judge", "blue"))):
+    for row, (name, colour) in enumerate((
+            ("reconstruction", "black"), ("perceptual", "green"), ("energy", "orange"), ("fooled", "red"),
+            ("judge", "blue"))):
         points = [(line["step"], line[name]) for line in lines if name in line]
         if points:
             most = max(y for _, y in points) or 1.0
@@ -307,11 +381,12 @@ def start_from_linear(training: Training, sets: dict[int, MapSet], weight: Tenso
     code, latents = fit_code(images, weight.clamp_min(0.05), spec.latent, spec.base_resolution)
     code.save(code_path)
     sizes = (spec.base_resolution, *spec.detail_resolutions)
-    most = dict(zip(sizes, (spec.latent, 320, 200, 120, 40), strict=True))
-    initialise(training.generator, latents, images, {r: most[r] for r in sizes if r <= 256})
+    most = dict(zip(sizes, (spec.latent, spec.latent, spec.latent, 160, 40), strict=True))
+    initialise(training.generator, latents, images, weight, {r: most[r] for r in sizes if r <= 256})
     some = large.images(range(min(len(large), 400)))
     large_latents = torch.cat([code.encode(as_maps(part)) for part in some.split(32)])
-    initialise(training.generator, large_latents, some, {r: min(most[r], len(some) // 4) for r in sizes if r > 256})
+    initialise(training.generator, large_latents, some, weight,
+               {r: min(most[r], len(some) // 4) for r in sizes if r > 256})
     with np.load(folder / "grain.npz", allow_pickle=False) as grain:
         for r, (z, maps) in {256: (latents[:400], images[:400]), 512: (large_latents, some)}.items():
             initialise_grain(training.generator, z, maps, r, torch.from_numpy(grain[f"grain_{r}"]))

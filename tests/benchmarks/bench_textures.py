@@ -5,10 +5,11 @@
     python tests/benchmarks/bench_textures.py compare OUT [--network mobilefacenet.onnx]
 
 `reconstruct` (the backend's environment) finds the nearest map of every held-out one by descent on the latent and
-keeps it beside the mean map and the linear model of the same data with 512 coefficients; it draws 1,000 samples and
-writes pictures. `compare` (any Python with numpy and scikit-image; onnxruntime for the perceptual column) prints the
-table: PSNR, SSIM, distance of deep features, energy of fine structure over the real map's, all on valid texels. The
-network has no part in the fit; its inner layers are compared as in LPIPS (Zhang et al. 2018) with equal weights.
+keeps it beside the mean map and the linear model of the same data with 512 coefficients (once with the code of the
+whole map, once by the same descent on its valid texels); it draws 1,000 samples and writes pictures. `compare` (any
+Python with numpy and scikit-image; onnxruntime for the perceptual column) prints the table: PSNR, SSIM, distance of
+deep features, energy of fine structure over the real map's, all on valid texels. The network has no part in the fit;
+its inner layers are compared as in LPIPS (Zhang et al. 2018) with equal weights.
 """
 from __future__ import annotations
 
@@ -21,7 +22,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-METHODS = ("generator", "pca512", "mean")
+METHODS = ("generator", "pca512", "pca512_descent", "mean")
 FACE_ROWS, FACE_COLUMNS = (0.22, 0.88), (0.17, 0.83)
 """The part of the map that looks like a face from the front, for the network."""
 
@@ -50,12 +51,15 @@ def reconstruct(options: argparse.Namespace) -> None:
         valid = torch.from_numpy(np.stack([p.valid for p in held]))[:, None]
         chart = torch.nn.functional.interpolate(weight, (side, side), mode="area")
         known = valid * (chart > 0.3)
-        z = torch.cat([invert(generator, t, w, options.steps, resolutions=resolutions)
+        z = torch.cat([invert(generator, generator.solve_latent(t, w), t, w, options.steps, resolutions=resolutions)
                        for t, w in zip(target.split(1), known.split(1), strict=True)])
         with torch.no_grad():
-            ours = torch.cat([generator(part, side) for part in z.split(1)])
-            linear = code.decode(code.encode(target))
-        large = {"generator": ours, "pca512": linear, "mean": mean.expand(len(held), -1, -1, -1)}
+            encoded = code.encode(target)
+        nearest = invert(lambda z, _: code.decode(z), encoded, target, known, options.steps, resolutions=(128,))
+        with torch.no_grad():
+            large = {"generator": torch.cat([generator(part, side) for part in z.split(1)]),
+                     "pca512": code.decode(encoded), "pca512_descent": code.decode(nearest),
+                     "mean": mean.expand(len(held), -1, -1, -1)}
         arrays = {k: as_bytes(torch.nn.functional.interpolate(v, (side, side), mode="bilinear"))
                   for k, v in large.items()}
         np.savez(options.out / f"{group}.npz", target=as_bytes(target), known=as_bytes(known)[..., 0],
