@@ -65,6 +65,21 @@ def test_the_closed_form_start_finds_the_latent_of_a_linear_generator() -> None:
     assert torch.allclose(generator.solve_latent(maps, half, prior=1e-6), z, atol=1e-2)
 
 
+def test_the_closed_form_start_sees_the_bands_at_their_resolution() -> None:
+    generator = Generator(SMALL)
+    with torch.no_grad():
+        generator.base_mean.fill_(-0.8)
+        generator.band(64).maps.normal_(0, 0.1)
+        generator.band(64).weight.normal_(0, 0.3)
+    z = 0.3 * torch.randn(2, 16, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        maps = generator(z, 64)
+    weak = generator.solve_latent(maps, prior=1e-6)
+    found = generator.solve_latent(maps, prior=1e-6, resolution=64)
+    with torch.no_grad():
+        assert (generator(found, 64) - maps).abs().mean() < 0.05 * (generator(weak, 64) - maps).abs().mean()
+
+
 def test_gradients_reach_the_latent_at_every_resolution() -> None:
     generator = lively(SMALL)
     for resolution in (32, 64, 128):

@@ -145,17 +145,18 @@ class LinearBand(nn.Module):
         self.strength = nn.Parameter(torch.zeros(latent)) if grain else None
         """Log of the grain's strength per latent coordinate."""
 
-    def forward(self, z: Tensor) -> Tensor:
-        """Latent (B, L) to raw detail (B, 3, R, R)."""
+    def smooth(self, z: Tensor) -> Tensor:
+        """Latent (B, L) to raw detail (B, 3, R, R) without grain; affine in z."""
         nodes = F.linear(z, self.weight).view(len(z), -1, self.grid, self.grid)
         grey = (spread(nodes, self.maps.shape[-1]) * self.maps).sum(1, keepdim=True)
-        if self.grain is not None and self.strength is not None:
-            strength = torch.exp((z @ self.strength).clamp(-1.2, 0.8))
-            grain = strength[:, None, None, None] * self.grain
-        else:
-            grain = torch.zeros((), device=z.device)
-        mean = mirrored(torch.einsum("mhw,mc->chw", self.mean, self.mean_tint))
-        return mean + grain + self.tint[:, None, None] * grey
+        return mirrored(torch.einsum("mhw,mc->chw", self.mean, self.mean_tint)) + self.tint[:, None, None] * grey
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Latent (B, L) to raw detail (B, 3, R, R)."""
+        if self.grain is None or self.strength is None:
+            return self.smooth(z)
+        strength = torch.exp((z @ self.strength).clamp(-1.2, 0.8))
+        return self.smooth(z) + strength[:, None, None, None] * self.grain
 
 
 class Level(nn.Module):
@@ -252,23 +253,36 @@ class Generator(nn.Module):
                 return rgb
         return rgb
 
-    def solve_latent(self, albedo: Tensor, weight: Tensor | None = None, prior: float = 1.0,
-                     noise: float = 0.05) -> Tensor:
-        """Latents (B, L) whose linear base is nearest to `albedo` (B, 3, H, W), in closed form: a start for a fit.
+    def linear(self, z: Tensor, resolution: int) -> Tensor:
+        """What base and bands give to `raw`, without trunk and grain, (B, 3, R, R)."""
+        raw = torch.einsum("bl,lchw->bchw", z, self.base) + self.base_mean
+        for side in self.spec.detail_resolutions:
+            if side <= resolution:
+                raw = upsample(raw) + self.band(side).smooth(z)
+        return raw
 
-        Ridge regression on raw values: `weight` (B, 1, H, W) in [0, 1] says which texels are known (all if None),
-        `noise` is the raw standard deviation of a known texel, `prior` weighs the pull towards z = 0.
+    def solve_latent(self, albedo: Tensor, weight: Tensor | None = None, prior: float = 1.0, noise: float = 0.05,
+                     resolution: int | None = None) -> Tensor:
+        """Latents (B, L) whose linear part is nearest to `albedo` (B, 3, H, W), in closed form: a start for a fit.
+
+        Ridge regression on raw values at `resolution` (None: the base's): `weight` (B, 1, H, W) in [0, 1] says which
+        texels are known (all if None), `noise` is the raw standard deviation of a texel of the base's size, `prior`
+        weighs the pull towards z = 0.
         """
-        size = self.spec.base_resolution
+        size = resolution or self.spec.base_resolution
         known = torch.ones_like(albedo[:, :1]) if weight is None else weight
         share = F.interpolate(known, (size, size), mode="area")
         small = F.interpolate(albedo * known, (size, size), mode="area") / share.clamp_min(1e-6)
-        residual = (unsquash(small, self.spec.knee) - self.base_mean.detach()).flatten(1)
-        basis = self.base.detach().flatten(1)
+        with torch.no_grad():
+            zero = self.linear(self.latent_mean[None], size)
+            units = torch.eye(self.spec.latent, device=self.base.device)
+            basis = torch.cat([self.linear(part, size) - zero for part in units.split(32)]).flatten(1)
+        residual = (unsquash(small, self.spec.knee) - zero).flatten(1)
         eye = prior * torch.eye(len(basis), device=basis.device)
+        precision = (self.spec.base_resolution / size / noise) ** 2
         solutions = []
         for r, w in zip(residual, share.expand(-1, 3, -1, -1).flatten(1), strict=True):
-            scaled = basis * (w / noise**2)
+            scaled = basis * (w * precision)
             solutions.append(torch.linalg.solve(scaled @ basis.T + eye, scaled @ r))
         return torch.stack(solutions)
 

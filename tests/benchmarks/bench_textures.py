@@ -51,7 +51,8 @@ def reconstruct(options: argparse.Namespace) -> None:
         valid = torch.from_numpy(np.stack([p.valid for p in held]))[:, None]
         chart = torch.nn.functional.interpolate(weight, (side, side), mode="area")
         known = valid * (chart > 0.3)
-        z = torch.cat([invert(generator, generator.solve_latent(t, w), t, w, options.steps, resolutions=resolutions)
+        z = torch.cat([invert(generator, generator.solve_latent(t, w, 0.1, resolution=128), t, w, options.steps,
+                              resolutions=resolutions)
                        for t, w in zip(target.split(1), known.split(1), strict=True)])
         with torch.no_grad():
             encoded = code.encode(target)
