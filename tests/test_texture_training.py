@@ -16,8 +16,8 @@ from backend.texture.linear import (
     features,
     fit_code,
     initialise,
-    initialise_grain,
     local_factors,
+    set_grain,
     spread_matrix,
 )
 from backend.texture.portraits import MAX_GLASSES, glasses_score, skin_tone
@@ -233,7 +233,7 @@ def test_grain_is_as_strong_as_what_the_bands_leave() -> None:
                          grain=(True,))
     generator = Generator(spec)
     initialise(generator, latents, images, torch.ones(1, 1, 64, 64), {32: 30, 64: 4})
-    initialise_grain(generator, latents, images, 64, unit)
+    set_grain(generator, latents, images, torch.ones(60, 1, 64, 64), 64, unit)
     assert abs(float(generator.band(64).strength[0].detach()) - 0.3) < 0.05
     made = generator(latents).detach().std((2, 3)).mean()
     assert 0.85 < float(made / maps.std((2, 3)).mean()) < 1.15

@@ -87,24 +87,31 @@ def texel_weight(regions: dict[str, np.ndarray], covered: np.ndarray) -> np.ndar
 
 
 def save_grain(folder: Path) -> None:
-    """Pores and fine lines of one person's smooth skin with standard deviation 1 everywhere, (R, R) at 256 and 512.
+    """What sets one person's fine detail apart from the usual, with standard deviation 1 everywhere, (R, R).
 
-    Averages over people have none; a generator is given these, so that its skin is not plastic.
+    At 256 and 512 texels. Pores, fine lines, single hairs of brows and lashes: averages over people have none; a
+    generator is given these, so that its skin is not plastic.
     """
     regions, _ = read_layout(folder / "sources.npz", SIZE)
-    people = read_maps(folder / "sources.npz", SIZE)
+    people = [p for p in read_maps(folder / "sources.npz", SIZE) if not p.held_out]
     person = next((p for p in people if p.name == GRAIN_PERSON), people[0])
-    names = ("brow", "eyes", "lips", "nostril", "socket", "mouth_bag", "ear_left", "ear_right")
-    features = sum(regions[n] for n in names)
-    smooth = ndimage.gaussian_filter((ndimage.maximum_filter(features, 9) < 0.05).astype(np.float32), 3)
-    maps = torch.from_numpy(person.albedo).permute(2, 0, 1)[None]
+    inside = sum(regions[n] for n in ("nostril", "socket", "mouth_bag"))
+    outside = ndimage.gaussian_filter((ndimage.maximum_filter(inside, 5) < 0.05).astype(np.float32), 2)
+    albedo = torch.from_numpy(np.stack([p.albedo for p in people])).permute(0, 3, 1, 2)
+    own = people.index(person)
     grain = {}
     for side in (256, 512):
-        band = raw_band(maps, side)[0].mean(0).numpy()
+        bands = torch.cat([raw_band(part, side).mean(1) for part in albedo.split(4)])
+        usual = bands.mean(0) if len(people) > MANY else torch.zeros_like(bands[0])
+        band = (bands[own] - usual).numpy()
         band = band - ndimage.gaussian_filter(band, 4)
-        local = np.sqrt(ndimage.gaussian_filter(band**2, side / 24)) + 1e-4
-        grain[f"grain_{side}"] = (band / local).clip(-3, 3) * area_down(smooth, SIZE // side)
+        local = np.sqrt(ndimage.gaussian_filter(band**2, side / 64)) + 1e-4
+        grain[f"grain_{side}"] = (band / local).clip(-3, 3) * area_down(outside, SIZE // side)
     np.savez(folder / "grain.npz", **{k: v.astype(np.float32) for k, v in grain.items()})
+
+
+MANY = 4
+"""From so many people on, what they share is told from what one of them has."""
 
 
 # ------------------------------------------------------------------------------------------------------------ portraits

@@ -130,7 +130,8 @@ class LinearBand(nn.Module):
 
     A detail map (R, R) counts as much as the latent says for the place: the amounts are linear in the latent at the
     nodes of a coarse grid. So a few maps do what takes hundreds where each counts the same all over the face. The grain
-    is one fixed map (1, R, R); the latent decides how strong it is.
+    is one fixed map (1, R, R); the latent decides how strong it is. That has no gradient: texels that do not lie where
+    the grain has them would only wash it out.
     """
 
     def __init__(self, latent: int, maps: int, grid: int, resolution: int, grain: bool) -> None:
@@ -155,7 +156,7 @@ class LinearBand(nn.Module):
         """Latent (B, L) to raw detail (B, 3, R, R)."""
         if self.grain is None or self.strength is None:
             return self.smooth(z)
-        strength = torch.exp((z @ self.strength).clamp(-1.2, 0.8))
+        strength = torch.exp((z.detach() @ self.strength).clamp(-1.2, 0.8))
         return self.smooth(z) + strength[:, None, None, None] * self.grain
 
 

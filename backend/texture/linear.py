@@ -192,30 +192,55 @@ def spread_matrix(side: int, grid: int) -> Tensor:
 
 
 GRAIN_LATENTS = 24
-"""How many leading latents may decide how strong a skin's grain is."""
+"""How many leading latents may decide how strong a skin's grain is, at most a quarter as many as maps."""
 
 
 @torch.no_grad()
-def initialise_grain(generator: Generator, latents: Tensor, images: Tensor, resolution: int, unit: Tensor,
-                     batch: int = 8) -> None:
-    """Give one band the grain `unit` (R, R), of standard deviation 1, as strong as what the band leaves unexplained.
+def set_grain(generator: Generator, latents: Tensor, images: Tensor, valid: Tensor, resolution: int, unit: Tensor,
+              batch: int = 8) -> None:
+    """Give one band the grain `unit` (R, R), of standard deviation 1, as strong as what the rest of the map lacks.
 
-    images: uint8 (N, S, S, 3), S >= R. The strength varies over the map and, log-linearly, with the latent.
+    images: uint8 (N, S, S, 3) of real people, S >= R; valid: (N, 1, S, S) where they are photographed, the rest does
+    not count. Grain and detail are independent, so their energies add: the grain gets the energy of the images' band
+    less that of the generator's without grain. Its strength varies over the map and, log-linearly, with the latent, so
+    that every map's energy comes out right.
     """
     band = generator.band(resolution)
-    energy, strength = torch.zeros(resolution, resolution), []
-    known = (unit.abs() > 0).float()
-    for part, z in zip(images.split(batch), latents.split(batch), strict=True):
-        left = (raw_band(as_maps(part), resolution) - band(z)).mean(1)
-        square = left.clamp(-0.5, 0.5).square() * known
-        energy += square.sum(0)
-        strength.append(0.5 * torch.log(square.sum((1, 2)) / known.sum() + 1e-8))
-    blur = max(3, resolution // 32) | 1
-    share = F.avg_pool2d(known[None], blur, 1, blur // 2)[0].clamp_min(1e-3)
-    spread = (F.avg_pool2d((energy / len(latents))[None], blur, 1, blur // 2)[0] / share).sqrt()
-    logs = torch.cat(strength)
-    used = latents[:, :GRAIN_LATENTS]
-    slope = torch.linalg.lstsq(torch.cat((used, torch.ones(len(used), 1)), 1), logs).solution
-    band.grain.copy_((unit * spread * torch.exp(slope[-1] - 0.5 * torch.log((torch.exp(2 * logs)).mean())))[None])
+    band.grain.zero_()
+    local, amount, energies, shares = torch.zeros(2, resolution, resolution), torch.zeros(()), [], []
+    for part, seen, z in zip(images.split(batch), valid.split(batch), latents.split(batch), strict=True):
+        known = (unit.abs() > 0) * (shrink(seen, resolution)[:, 0] > 0.9)
+        pair = torch.stack([raw_band(maps, resolution).mean(1).clamp(-0.5, 0.5).square() * known
+                            for maps in (as_maps(part), generator(z, resolution))])
+        local += pair.sum(1)
+        amount = amount + known.sum(0)
+        energies.append(pair.sum((2, 3)))
+        shares.append(known.float())
+    blur = max(3, resolution // 64) | 1
+    wanted, made = F.avg_pool2d(local, blur, 1, blur // 2)
+    spots = F.avg_pool2d(amount[None], blur, 1, blur // 2)[0].clamp_min(1.0)
+    grain = unit * (torch.maximum(wanted - made, 0.1 * wanted) / spots).sqrt()
+    unit_energy = torch.cat([(grain.square() * known).sum((1, 2)) for known in shares]).clamp_min(1e-9)
+    used = latents[:, :min(GRAIN_LATENTS, len(latents) // 4)]
+    level, slope = _strength(torch.cat(energies, 1) / unit_energy, used)
+    band.grain.copy_((grain * level)[None])
     band.strength.zero_()
-    band.strength[:GRAIN_LATENTS] = slope[:-1]
+    band.strength[:len(slope)] = slope
+
+
+@torch.enable_grad()
+def _strength(energies: Tensor, latents: Tensor, ridge: float = 0.02) -> tuple[Tensor, Tensor]:
+    """Level l and slope s (K,) so that made + l^2 exp(2 s z) is nearest to wanted, in logs; energies (2, N)."""
+    wanted, made = energies + 1e-6
+    found = torch.zeros(1 + latents.shape[1], requires_grad=True)
+    optimiser = torch.optim.LBFGS([found], max_iter=100, line_search_fn="strong_wolfe")
+
+    def loss() -> Tensor:
+        optimiser.zero_grad()
+        total = made + torch.exp(2 * (found[0] + latents @ found[1:]))
+        value = (torch.log(total) - torch.log(wanted)).square().mean() + ridge * found[1:].square().sum()
+        value.backward()
+        return value
+
+    optimiser.step(loss)
+    return found[0].detach().exp(), found[1:].detach()

@@ -32,8 +32,9 @@ from backend.fit.losses import content_distance
 from backend.networks.identity import load_identity
 from backend.texture.adversary import Discriminator, discriminator_loss, fine_structure, random_crops
 from backend.texture.augment import BLOOD, MELANIN
+from backend.texture.dataset import training_people
 from backend.texture.generator import Generator, GeneratorSpec, save_generator, squash, unsquash
-from backend.texture.linear import LinearCode, as_maps, fit_code, initialise, initialise_grain, shrink
+from backend.texture.linear import LinearCode, as_maps, fit_code, initialise, set_grain, shrink
 
 
 @dataclass(frozen=True)
@@ -191,8 +192,12 @@ class Training:
         self.generator = Generator(options.spec, layout_id)
         self.average = copy.deepcopy(self.generator).requires_grad_(False)
         self.judge = Discriminator()
-        linear = [p for n, p in self.generator.named_parameters() if _starts_right(n)]
-        layers = [p for n, p in self.generator.named_parameters() if not _starts_right(n)]
+        for name, parameter in self.generator.named_parameters():
+            if name.endswith(("grain", "strength")):  # a loss would only wash it out: it is fitted (`fit_grain`)
+                parameter.requires_grad_(False)
+        trained = [(n, p) for n, p in self.generator.named_parameters() if p.requires_grad]
+        linear = [p for n, p in trained if _starts_right(n)]
+        layers = [p for n, p in trained if not _starts_right(n)]
         self.optimiser = torch.optim.Adam([{"params": layers, "lr": options.rate},
                                            {"params": linear, "lr": options.linear_rate}], betas=(0.0, 0.99))
         self.judge_optimiser = torch.optim.Adam(self.judge.parameters(), lr=options.rate, betas=(0.0, 0.99))
@@ -387,12 +392,22 @@ def start_from_linear(training: Training, sets: dict[int, MapSet], weight: Tenso
     large_latents = torch.cat([code.encode(as_maps(part)) for part in some.split(32)])
     initialise(training.generator, large_latents, some, weight,
                {r: min(most[r], len(some) // 4) for r in sizes if r > 256})
-    with np.load(folder / "grain.npz", allow_pickle=False) as grain:
-        for r, (z, maps) in {256: (latents[:400], images[:400]), 512: (large_latents, some)}.items():
-            initialise_grain(training.generator, z, maps, r, torch.from_numpy(grain[f"grain_{r}"]))
+    fit_grain(training.generator, code, folder)
     training.average.load_state_dict(training.generator.state_dict())
     report(f"linear code of {len(images)} maps; sigma {code.sigma[0]:.1f} to {code.sigma[-1]:.3f}")
     return code
+
+
+@torch.no_grad()
+def fit_grain(generator: Generator, code: LinearCode, folder: Path) -> None:
+    """Make the grain as strong as on the real people of a set, given all else that the generator draws."""
+    with np.load(folder / "grain.npz", allow_pickle=False) as grain:
+        for r in (256, 512):
+            people = training_people(folder, r)
+            images = torch.from_numpy(np.stack([(p.albedo * 255 + 0.5).astype(np.uint8) for p in people]))
+            valid = torch.from_numpy(np.stack([p.valid for p in people]))[:, None]
+            latents = torch.cat([code.encode(as_maps(part)) for part in images.split(32)])
+            set_grain(generator, latents, images, valid, r, torch.from_numpy(grain[f"grain_{r}"]))
 
 
 def _loop(training: Training, sets: dict[int, MapSet], code: LinearCode, weight: Tensor, snapshot: Path,
@@ -408,6 +423,8 @@ def _loop(training: Training, sets: dict[int, MapSet], code: LinearCode, weight:
         late = options.minutes and time.time() - began > 60 * options.minutes
         if training.step % options.snapshot_every == 0 or training.step == total or late:
             training.save(snapshot)
+            if training.step == total:
+                fit_grain(training.average, code, options.textures)
             save_generator(training.average, options.out / "generator.safetensors",
                            {"step": str(training.step), "options": json.dumps(asdict(options), default=str)})
             sample_grid(training.average, 7, options.out / f"samples_{training.step:06d}.png")
