@@ -58,10 +58,13 @@ def neutral_points(thing: bpy.types.Object) -> np.ndarray:
 
 def remove_keys(thing: bpy.types.Object) -> None:
     """Removes all shape keys of an object whose mesh is its own."""
-    keys = thing.data.shape_keys
-    if keys is not None:
-        thing.shape_key_clear()
-        bpy.data.batch_remove([keys])  # Blender leaves them behind without an owner
+    if thing.data.shape_keys is None:
+        return
+    name = thing.data.shape_keys.name
+    thing.shape_key_clear()
+    left = bpy.data.shape_keys.get(name)  # before 5.2 Blender leaves them behind, without an owner
+    if left is not None:
+        bpy.data.batch_remove([left])
 
 
 def move_all_keys(thing: bpy.types.Object, offset: np.ndarray) -> None:
