@@ -56,6 +56,17 @@ def test_gaussian_prior_is_mean_square() -> None:
     assert losses.gaussian_prior(torch.tensor([3.0, -4.0])).item() == 12.5
 
 
+def test_palette_prior_holds_hue_and_lets_eyeballs_darken() -> None:
+    """A step of 0.1 in all channels is 1, or 0.08 in the shade; a step of hue counts the same in both."""
+    shaded = torch.tensor([True, False])
+    darker = torch.tensor([[-0.1] * 3, [0.0] * 3])
+    assert losses.palette_prior(darker, shaded).item() == pytest.approx(0.08 / 2)
+    assert losses.palette_prior(darker.flip(0), shaded).item() == pytest.approx(1 / 2)
+    hue = torch.tensor([[0.1, 0.0, -0.1], [0.0] * 3])
+    assert losses.palette_prior(hue, shaded).item() == pytest.approx(2 / 6)
+    assert losses.palette_prior(hue.flip(0), shaded).item() == pytest.approx(2 / 6)
+
+
 def test_tint_is_the_same_at_any_brightness() -> None:
     """A map twice as bright has the same tint; e^0.1 times as much red moves the first coordinate by one."""
     skin = torch.tensor([0.30, 0.20, 0.10]).reshape(1, 3, 1, 1).expand(1, 3, 64, 64)

@@ -15,7 +15,7 @@ from backend.fit.appearance import Start, initial_appearance
 from backend.fit.config import FitConfig, LearningRates, LossWeights, StageConfig
 from backend.fit.losses import as_grey
 from backend.fit.parameters import DISTANCE_PRIOR, FitParameters, ViewFrame, camera_of
-from backend.fit.person import Person
+from backend.fit.person import SHADED, Person
 from backend.fit.pins import PinTargets
 from backend.fit.views import View
 from backend.networks.crop import differentiable_crop
@@ -65,6 +65,7 @@ class Energy:
         self.landmark_model = person.landmark_model(offsets)
         self.pins = pins or {}
         self.usual_palette = person.default_palette().to(device)
+        self.shaded = torch.tensor([name in SHADED for name in person.head.palette_names], device=device)
         mesh_to_photo = mesh.crop_params(self.points[:, :468].cpu())
         self.mesh_transform = self._to_crop(mesh_to_photo)
         chip_to_photo = identity.chip_transform(points5(self.points[:, :468].cpu()))
@@ -182,7 +183,7 @@ class Energy:
         """The regularisers of Eq. 9."""
         return {"shape": losses.gaussian_prior(params.identity), "expression": losses.gaussian_prior(params.expression),
                 "latent": losses.gaussian_prior(params.latent), "light": losses.light_prior(params.sh, params.sun_rgb),
-                "palette": losses.gaussian_prior((params.palette - self.usual_palette) / 0.1),
+                "palette": losses.palette_prior(params.palette - self.usual_palette, self.shaded),
                 "radiance": params.lights().nonnegative_radiance_penalty(),
                 "camera": losses.distance_prior(params.log_distance, *DISTANCE_PRIOR)}
 

@@ -87,6 +87,21 @@ def gaussian_prior(coefficients: Tensor) -> Tensor:
     return (coefficients**2).mean()
 
 
+def palette_prior(step: Tensor, shaded: Tensor) -> Tensor:
+    """Mean square of the palette's step (P, 3) from the usual colours, in units of 0.1.
+
+    Where `shaded` (P,) is True, brightness is nearly free (`SHADE` of the weight) and only hue is held: lids and lashes
+    shade the eyeballs by an amount that the light model does not know.
+    """
+    grey = step.mean(-1, keepdim=True)
+    share = torch.where(shaded, SHADE, 1.0)[:, None]
+    return ((step - grey).square() + share * grey.square()).mean() / 0.1**2
+
+
+SHADE = 0.08
+"""How much of the palette's weight holds the brightness of the eyeballs."""
+
+
 def light_prior(sh: Tensor, sun_rgb: Tensor) -> Tensor:
     """Fixes the gauge of `albedo x light`: light is grey and bright enough to expose white skin well.
 

@@ -21,10 +21,12 @@ FEATURES = ("brow", "eyes", "nose", "lips", "chin", "jaw")
 """Where the head shows skin and nothing else, and what is left out of that: brows, lids, lips and beards belong to the
 texture, while hair, hats and collars that cover bare skin do not."""
 
-DEFAULT_PALETTE = {"sclera": (0.86, 0.83, 0.81), "iris": (0.30, 0.22, 0.16), "limbus": (0.16, 0.12, 0.10),
+DEFAULT_PALETTE = {"sclera": (0.76, 0.73, 0.71), "iris": (0.30, 0.22, 0.16), "limbus": (0.16, 0.12, 0.10),
                    "pupil": (0.02, 0.02, 0.02), "teeth": (0.85, 0.82, 0.75), "gums": (0.62, 0.34, 0.33),
                    "tongue": (0.62, 0.33, 0.32), "lashes": (0.06, 0.05, 0.05)}
-"""Colours where the optimisation starts, sRGB."""
+"""Colours where the optimisation starts, sRGB. The sclera is darker than it is: lids and lashes shade it."""
+SHADED = ("sclera", "iris", "limbus")
+"""What lies in the shade of lids and lashes."""
 
 
 @dataclass
