@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Training of the texture generator: `python -m backend train texture-gan`.
 
-The generator is trained as an auto-decoder over a linear model (`linear.py`), growing from 64 to 512 texels: every
+The generator is trained as an auto-decoder over a linear model (`linear.py`), growing from 128 to 512 texels: every
 map's latent is its whitened linear code, the loss is L1 on the map and on its Laplacian bands, and later stages add an
 adversarial term that judges fine structure. Stored maps are mirrored and their pigments changed as they are drawn, so
 that no map is seen twice. Above 128 texels hairs and pores cannot be told from a latent: there the energy of the bands
@@ -57,8 +57,8 @@ class TrainOptions:
     out: Path = Path("training")
     seed: int = 1
     threads: int = 2
-    stages: tuple[Stage, ...] = (Stage(64, 200, 16), Stage(128, 250, 8), Stage(256, 250, 4), Stage(256, 300, 4, 0.02),
-                                 Stage(512, 400, 2, 0.02))
+    stages: tuple[Stage, ...] = (Stage(128, 300, 4), Stage(256, 500, 2), Stage(256, 900, 2, 0.005),
+                                 Stage(512, 900, 1, 0.005))
     reconstruction: float = 1.0
     """Weight of the reconstruction loss; 0 trains a GAN without an auto-decoder, for comparison."""
     pigment: float = 0.08
