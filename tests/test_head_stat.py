@@ -174,12 +174,14 @@ def test_prior_is_white_on_real_heads(cage, basis, skin, shared):
 def test_mean_head_is_as_near_to_people_as_the_best_mean_known(cage, basis, skin, shared):
     """Bench figures of the mean head alone (BENCH.md: mean ICT head 1.31 mm on scan + valid, mean MakeHuman head
     1.75)."""
-    import sys
-
-    sys.path.insert(0, str(shared / "bench"))
-    import bench
+    import importlib.util
 
     from backend.head.landmarks import load_landmarks
+
+    spec = importlib.util.spec_from_file_location("shared_bench", shared / "bench/bench.py")  # not our tests' `bench`
+    assert spec is not None and spec.loader is not None
+    bench = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(bench)
 
     level1 = stat.subdivide(cage.quads, len(cage.verts))
     verts1 = level1.smooth @ basis[0].astype(float)
