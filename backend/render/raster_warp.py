@@ -229,16 +229,21 @@ def _silhouettes(
     """Pixel pairs across which a silhouette runs: (N, 2) int32 places and codes, (N,) blend weights."""
     launcher, shape, head = raster.launcher, rast.shape[:3], [_vec4(pos), _vec3i(tri)]
     facing = torch.empty((shape[0], tri.shape[0]), dtype=torch.int8, device=pos.device)
-    launcher.launch(kernels.facing_forward, tuple(facing.shape), [*head, pos.shape[1], array(facing, wp.int8)])
+    launcher.over_items(kernels.facing_forward, facing.shape, [*head, pos.shape[1], array(facing, wp.int8)])
     room = 2 * shape.numel()  # for each band; of memory that is not written to, a processor gets none
     counts = torch.zeros(launcher.band_count, dtype=torch.int32, device=pos.device)
     places = torch.empty((launcher.band_count, room, 2), dtype=torch.int32, device=pos.device)
     weights = torch.empty((launcher.band_count, room), device=pos.device)
     adjacent = raster.topology(tri, pos.shape[1]).adjacent
-    before = [*head, array(adjacent, wp.int32), array(facing, wp.int8), _vec4(rast), pos.shape[1]]
-    numbers, starts = list(range(launcher.band_count)), [band * room for band in range(launcher.band_count)]
-    after = [numbers, starts, array(counts, wp.int32), array(places, wp.vec2i), array(weights)]
-    launcher.over_pixels(kernels.antialias_analyse, shape, before, after)
+    args = [*head, array(adjacent, wp.int32), array(facing, wp.int8), _vec4(rast), pos.shape[1], *shape[1:]]
+    lists = [room, array(counts, wp.int32), array(places, wp.vec2i), array(weights)]
+
+    def task(band: int, start: int, stop: int) -> None:
+        span = stop - start if launcher.is_cpu else 1
+        dim = (shape[0], (stop - start) // span)
+        launcher.launch(kernels.antialias_analyse, dim, [*args, band, *lists, start, span])
+
+    launcher.in_bands(task, tri.shape[0])
     found = counts.tolist()
     parts = [(places[band, :count], weights[band, :count]) for band, count in enumerate(found)]
     return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])

@@ -17,7 +17,7 @@ import warp as wp
 
 wp.set_module_options({"enable_backward": False})
 
-NOTHING = wp.constant(wp.uint64(0xFFFFFFFFFFFFFFFF))  # key of a pixel without a triangle
+NOTHING = wp.constant(wp.uint32(0xFFFFFFFF))  # depth of a pixel without a triangle
 MIN_W = wp.constant(1.0e-6)
 WALK_LIMIT = wp.constant(32)
 
@@ -40,121 +40,119 @@ def cross2(a: wp.vec3, b: wp.vec3) -> float:
 
 
 @wp.func_native("""
-wp::uint64* row = keys.data + place;
-for (int i = first; i <= last; ++i) {
-    const float a0 = slope[0] * i + start[0];
-    const float a1 = slope[1] * i + start[1];
-    const float a2 = slope[2] * i + start[2];
-    const float size = a0 + a1 + a2;
-    if (size > 0.0f && wp::min(a0, wp::min(a1, a2)) >= -1.0e-6f * size) {
-        const float half = slope[3] * i + start[3];
-        if (wp::abs(half) <= 0.5f) {
-            const wp::uint64 depth = static_cast<wp::uint32>((half + 0.5f) * 4294967040.0f);
-            wp::atomic_min(row + i, (depth << 32) | t);
+const float w = width, h = height, step_x = 2.0f / w, step_y = 2.0f / h;
+for (int t = begin; t < stop; ++t) {
+    const wp::vec3i& face = tri.data[t];
+    const wp::vec4& p0 = pos.data[base + face[0]];
+    const wp::vec4& p1 = pos.data[base + face[1]];
+    const wp::vec4& p2 = pos.data[base + face[2]];
+    const float w_min = wp::min(p0[3], wp::min(p1[3], p2[3]));
+    if (!(wp::max(p0[3], wp::max(p1[3], p2[3])) > 1.0e-6f)) continue;
+    int x_low = 0, x_high = width - 1, y_low = y0, y_high = y1 - 1;
+    if (w_min > 1.0e-6f) {
+        const float n0 = 0.5f / p0[3], n1 = 0.5f / p1[3], n2 = 0.5f / p2[3];
+        const float b0 = p0[1] * n0, b1 = p1[1] * n1, b2 = p2[1] * n2;
+        const float bottom = wp::clamp((wp::min(b0, wp::min(b1, b2)) + 0.5f) * h, -1.0f, h + 1.0f);
+        const float top = wp::clamp((wp::max(b0, wp::max(b1, b2)) + 0.5f) * h, -1.0f, h + 1.0f);
+        y_low = wp::max(y_low, static_cast<int>(bottom + 0.499f));
+        y_high = wp::min(y_high, static_cast<int>(top + 0.501f) - 1);
+        if (y_low > y_high) continue;
+        const float a0 = p0[0] * n0, a1 = p1[0] * n1, a2 = p2[0] * n2;
+        const float left = wp::clamp((wp::min(a0, wp::min(a1, a2)) + 0.5f) * w, -1.0f, w + 1.0f);
+        const float right = wp::clamp((wp::max(a0, wp::max(a1, a2)) + 0.5f) * w, -1.0f, w + 1.0f);
+        x_low = wp::max(x_low, static_cast<int>(left + 0.499f));
+        x_high = wp::min(x_high, static_cast<int>(right + 0.501f) - 1);
+        if (x_low > x_high) continue;
+    }
+    // The edge functions relative to the box's first pixel (cx, cy).
+    const float cx = (x_low + 0.5f) * step_x - 1.0f, cy = (y_low + 0.5f) * step_y - 1.0f;
+    const wp::vec3 q0(p0[0] - cx * p0[3], p0[1] - cy * p0[3], p0[3]);
+    const wp::vec3 q1(p1[0] - cx * p1[3], p1[1] - cy * p1[3], p1[3]);
+    const wp::vec3 q2(p2[0] - cx * p2[3], p2[1] - cy * p2[3], p2[3]);
+    wp::vec3 e0 = wp::cross(q1, q2), e1 = wp::cross(q2, q0), e2 = wp::cross(q0, q1);
+    // The edge functions times the corners' w add up to the same number at every pixel: the determinant of the corners.
+    // With its sign on them they are positive inside and in front of the camera, and the depth needs no division.
+    const float det = e0[2] * p0[3] + e1[2] * p1[3] + e2[2] * p2[3];
+    if (det == 0.0f) continue;
+    if (det < 0.0f) {
+        e0 = -e0;
+        e1 = -e1;
+        e2 = -e2;
+    }
+    // Depth, too, is linear over the screen.
+    const float scale = 0.5f / wp::abs(det);
+    const wp::vec3 z = e0 * (p0[2] * scale) + e1 * (p1[2] * scale) + e2 * (p2[2] * scale);
+    const float slope0 = e0[0] * step_x, slope1 = e1[0] * step_x, slope2 = e2[0] * step_x, slope_z = z[0] * step_x;
+    for (int y = y_low; y <= y_high; ++y) {
+        const float dy = (y - y_low) * step_y;
+        const float start0 = e0[1] * dy + e0[2], start1 = e1[1] * dy + e1[2], start2 = e2[1] * dy + e2[2];
+        const float start_z = z[1] * dy + z[2];
+        int first = 0, last = x_high - x_low;
+        if (last > 8) {
+            const float starts[3] = {start0, start1, start2}, slopes[3] = {slope0, slope1, slope2};
+            for (int k = 0; k < 3; ++k) {
+                const float inside = -starts[k] / slopes[k];  // where the edge is crossed; a pixel of margin for rounding
+                if (slopes[k] > 0.0f && inside > 1.0f) first = wp::max(first, static_cast<int>(wp::min(inside, w)) - 1);
+                if (slopes[k] < 0.0f && inside < last) last = wp::min(last, static_cast<int>(wp::max(inside, -1.0f)) + 1);
+            }
+        }
+        wp::uint64* row = keys.data + (image + y) * width + x_low;
+        int i = first;
+#if !defined(__CUDA_ARCH__)
+        typedef float floats __attribute__((ext_vector_type(8)));
+        typedef unsigned int wholes __attribute__((ext_vector_type(8)));
+        typedef unsigned long long longs __attribute__((ext_vector_type(8), aligned(8)));
+        if (width >= 8) {
+            for (; i <= last; i += 8) {
+                const int from = wp::min(i, width - 8 - x_low);
+                const floats place = floats{0, 1, 2, 3, 4, 5, 6, 7} + static_cast<float>(from);
+                const floats a0 = slope0 * place + start0, a1 = slope1 * place + start1, a2 = slope2 * place + start2;
+                const floats half = slope_z * place + start_z;
+                const floats size = a0 + a1 + a2, least = -1.0e-6f * size;
+                const auto inside = (size > 0.0f) & (a0 >= least) & (a1 >= least) & (a2 >= least)
+                    & (half >= -0.5f) & (half <= 0.5f);
+                const wholes depth = __builtin_convertvector((half + 0.5f) * 4294967040.0f, wholes);
+                const wholes none = 0xffffffffu;
+                const longs key = (__builtin_convertvector(inside ? depth : none, longs) << 32) | static_cast<unsigned long long>(t);
+                longs& old = *reinterpret_cast<longs*>(row + from);
+                old = __builtin_elementwise_min(key, old);
+            }
+        }
+#endif
+        for (; i <= last; ++i) {
+            const float a0 = slope0 * i + start0, a1 = slope1 * i + start1, a2 = slope2 * i + start2;
+            const float size = a0 + a1 + a2;
+            if (size > 0.0f && wp::min(a0, wp::min(a1, a2)) >= -1.0e-6f * size) {
+                const float half = slope_z * i + start_z;
+                if (wp::abs(half) <= 0.5f) {
+                    const wp::uint64 depth = static_cast<wp::uint32>((half + 0.5f) * 4294967040.0f);
+                    wp::atomic_min(row + i, (depth << 32) | static_cast<wp::uint64>(t));
+                }
+            }
         }
     }
 }
 """)
-def depth_row(
-    keys: wp.array(dtype=wp.uint64),
-    place: int,
-    first: int,
-    last: int,
-    start: wp.vec4,
-    slope: wp.vec4,
-    t: wp.uint64,
-):
-    """Depth test of triangle t over pixels first..last of a row: three edge functions and half of z/w, all linear.
-
-    The tolerance of 1e-6 closes cracks along shared edges that rounding would open.
-    """
-    ...
-
-
-@wp.func
-def draw_triangle(
+def draw_triangles(
     pos: wp.array(dtype=wp.vec4),
-    face: wp.vec3i,
-    t: int,
+    tri: wp.array(dtype=wp.vec3i),
+    begin: int,
+    stop: int,
     base: int,
-    b: int,
+    image: int,
     height: int,
     width: int,
     y0: int,
     y1: int,
     keys: wp.array(dtype=wp.uint64),
 ):
-    """Keep, per pixel, the smallest (depth, triangle) key.
+    """Keep, per pixel of the rows y0..y1, the smallest (depth, triangle) key of the triangles [begin, stop).
 
     Edge functions are homogeneous (Olano and Greer 1997), so triangles that cross w = 0 need no clipping: they are
-    tested over the whole band and their pixels behind the camera have w <= 0 or |z/w| > 1.
+    tested over the whole band and their pixels behind the camera have w <= 0 or |z/w| > 1. The tolerance of 1e-6
+    closes cracks along shared edges that rounding would open. `image` is the first row of the image among all.
     """
-    p0 = pos[base + face[0]]
-    p1 = pos[base + face[1]]
-    p2 = pos[base + face[2]]
-    wmin = wp.min(p0[3], wp.min(p1[3], p2[3]))
-    wmax = wp.max(p0[3], wp.max(p1[3], p2[3]))
-    if not wmax > MIN_W:
-        return
-    w = float(width)
-    h = float(height)
-    ylo = int(y0)
-    yhi = int(y1 - 1)
-    xlo = int(0)
-    xhi = int(width - 1)
-    if wmin > MIN_W:
-        s0 = to_pixel(p0, w, h)
-        s1 = to_pixel(p1, w, h)
-        s2 = to_pixel(p2, w, h)
-        bottom = wp.max(wp.min(s0[1], wp.min(s1[1], s2[1])), -1.0)
-        top = wp.min(wp.max(s0[1], wp.max(s1[1], s2[1])), h + 1.0)
-        ylo = wp.max(ylo, int(wp.ceil(bottom - 0.501)))
-        yhi = wp.min(yhi, int(wp.floor(top - 0.499)))
-        if ylo > yhi:
-            return
-        left = wp.max(wp.min(s0[0], wp.min(s1[0], s2[0])), -1.0)
-        right = wp.min(wp.max(s0[0], wp.max(s1[0], s2[0])), w + 1.0)
-        xlo = wp.max(xlo, int(wp.ceil(left - 0.501)))
-        xhi = wp.min(xhi, int(wp.floor(right - 0.499)))
-        if xlo > xhi:
-            return
-    step_x = 2.0 / w
-    step_y = 2.0 / h
-    cx = (float(xlo) + 0.5) * step_x - 1.0
-    cy = (float(ylo) + 0.5) * step_y - 1.0
-    q0 = relative(p0, cx, cy)
-    q1 = relative(p1, cx, cy)
-    q2 = relative(p2, cx, cy)
-    e0 = wp.cross(q1, q2)
-    e1 = wp.cross(q2, q0)
-    e2 = wp.cross(q0, q1)
-    # The edge functions times the corners' w add up to the same number at every pixel: the determinant of the corners.
-    # With its sign on them they are positive inside and in front of the camera, and the depth needs no division.
-    det = e0[2] * p0[3] + e1[2] * p1[3] + e2[2] * p2[3]
-    if det == 0.0:
-        return
-    sign = wp.where(det > 0.0, 1.0, -1.0)
-    e0 = e0 * sign
-    e1 = e1 * sign
-    e2 = e2 * sign
-    # Depth, too, is linear over the screen.
-    scale = 0.5 / wp.abs(det)
-    half = e0 * (p0[2] * scale) + e1 * (p1[2] * scale) + e2 * (p2[2] * scale)
-    slope = wp.vec4(e0[0], e1[0], e2[0], half[0]) * step_x
-    for y in range(ylo, yhi + 1):
-        dy = float(y - ylo) * step_y
-        start = wp.vec4(e0[1] * dy + e0[2], e1[1] * dy + e1[2], e2[1] * dy + e2[2], half[1] * dy + half[2])
-        first = int(0)
-        last = int(xhi - xlo)
-        if last > 8:
-            for k in range(3):
-                inside = -start[k] / slope[k]  # where the edge is crossed; a pixel of margin for rounding
-                if slope[k] > 0.0 and inside > 1.0:
-                    first = wp.max(first, int(wp.min(inside, w)) - 1)
-                if slope[k] < 0.0 and inside < float(last):
-                    last = wp.min(last, int(wp.max(inside, -1.0)) + 1)
-        if first <= last:
-            depth_row(keys, (b * height + y) * width + xlo, first, last, start, slope, wp.uint64(t))
+    ...
 
 
 @wp.kernel
@@ -171,8 +169,8 @@ def raster_depth(
 ):
     """Depth test of all triangles in rows y0..y1; launch over (B, T / span)."""
     b, chunk = wp.tid()
-    for t in range(chunk * span, wp.min(chunk * span + span, tri.shape[0])):
-        draw_triangle(pos, tri[t], t, b * vertex_count, b, height, width, y0, y1, keys)
+    stop = wp.min(chunk * span + span, tri.shape[0])
+    draw_triangles(pos, tri, chunk * span, stop, b * vertex_count, b * height, height, width, y0, y1, keys)
 
 
 @wp.kernel
@@ -204,7 +202,7 @@ def raster_resolve(
         pixel = (b * height + y) * width + x
         key = keys[pixel]
         out = wp.vec4()
-        if key != NOTHING:
+        if wp.uint32(key >> wp.uint64(32)) != NOTHING:
             t = int(wp.uint32(key & wp.uint64(0xFFFFFFFF)))
             if t != last:
                 last = t
@@ -739,9 +737,11 @@ def facing_forward(
     tri: wp.array(dtype=wp.vec3i),
     vertex_count: int,
     facing: wp.array(dtype=wp.int8),
+    start: int,
 ):
     """Winding of each triangle on the screen: 1 or -1, 0 where a vertex is behind the camera; launch over (B, T)."""
     b, t = wp.tid()
+    t += start
     face = tri[t]
     p0 = pos[b * vertex_count + face[0]]
     p1 = pos[b * vertex_count + face[1]]
@@ -919,37 +919,22 @@ def silhouette_between(
 
 
 @wp.func_native("""
-for (int x = begin; x < stop; ++x) {
-    const wp::vec4* here = rast.data + start + x;
-    const float own = (*here)[3];
-    for (int axis = 0; axis < 2; ++axis) {
-        const float next = here[axis == 0 ? (x + 1 < width) : up][3];
-        if (own == next) continue;
-        if (own == 0.0f || next == 0.0f) return x;
-        const int t = static_cast<wp::int32>(own) - 1, goal = static_cast<wp::int32>(next) - 1;
-        const wp::int8 side = facing.data[faces + t];
-        if (side == 0 || side != facing.data[faces + goal]) return x;
-        const int* around = adjacent.data + 3 * t;
-        const unsigned edge = 3 * goal;
-        if (around[0] - edge >= 3 && around[1] - edge >= 3 && around[2] - edge >= 3) return x;
+for (int t = begin / 3; t < stop; ++t) {
+    const wp::int8 side = facing.data[faces + t];
+    if (side == 0) continue;
+    for (int edge = 0; edge < 3; ++edge) {
+        const int other = adjacent.data[3 * t + edge];
+        if (3 * t + edge >= begin && (other < 0 || facing.data[faces + other / 3] != side)) return 3 * t + edge;
     }
 }
-return stop;
+return 3 * stop;
 """)
-def next_seam(
-    rast: wp.array(dtype=wp.vec4),
-    adjacent: wp.array(dtype=int),
-    facing: wp.array(dtype=wp.int8),
-    faces: int,
-    start: int,
-    begin: int,
-    stop: int,
-    width: int,
-    up: int,
+def next_silhouette(
+    adjacent: wp.array(dtype=int), facing: wp.array(dtype=wp.int8), faces: int, begin: int, stop: int
 ) -> int:
-    """First x in [begin, stop) of the row at `start` from which a silhouette may part the right or upper neighbour.
+    """First place 3 * triangle + edge from `begin` on, of the triangles before `stop`, where the surface turns over.
 
-    None does where the two show the same triangle, or direct neighbours on a surface that does not fold between them.
+    There is no other triangle, or one that faces the other way.
     """
     ...
 
@@ -964,41 +949,61 @@ def antialias_analyse(
     vertex_count: int,
     height: int,
     width: int,
-    y0: int,
-    span: int,
     band: int,
-    first: int,
+    room: int,
     counts: wp.array(dtype=int),
     places: wp.array(dtype=wp.vec2i),
     weights: wp.array(dtype=float),
+    start: int,
+    span: int,
 ):
-    """List the pixel pairs (this, right) and (this, up) across which a silhouette runs.
+    """List the pixel pairs (this, right) and (this, up) across which a silhouette runs; launch over (B, T / span).
 
+    Every silhouette edge looks at the pairs that it crosses, seen or not: a pair is listed where the walk over the
+    visible surface ends at this very edge, so once at most.
     places: (2 * pixel + axis, code of `Silhouette`), weights: the blend weight; each band fills its own part.
     """
-    b, row, chunk = wp.tid()
-    y = y0 + row
+    b, chunk = wp.tid()
     w = float(width)
     h = float(height)
     faces = b * tri.shape[0]
     verts = b * vertex_count
-    up = wp.where(y + 1 < height, width, 0)
-    start = (b * height + y) * width
-    stop = wp.min(chunk * span + span, width)
-    x = next_seam(rast, adjacent, facing, faces, start, chunk * span, stop, width, up)
-    while x < stop:
-        pixel = start + x
+    stop = wp.min(start + chunk * span + span, tri.shape[0])
+    code = next_silhouette(adjacent, facing, faces, 3 * (start + chunk * span), stop)
+    while code < 3 * stop:
+        face = tri[code // 3]
+        k = code % 3
+        ends_a = to_pixel(pos[verts + face[(k + 1) % 3]], w, h)
+        ends_b = to_pixel(pos[verts + face[(k + 2) % 3]], w, h)
         for axis in range(2):
-            neighbour = pixel + wp.where(axis == 0, wp.where(x + 1 < width, 1, 0), up)
-            if rast[pixel][3] != rast[neighbour][3]:
-                r0 = rast[pixel]
-                r1 = rast[neighbour]
-                found = silhouette_between(pos, tri, adjacent, facing, verts, faces, r0, r1, axis, x, y, w, h)
-                if found.code > 0:
-                    i = first + wp.atomic_add(counts, band, 1)
-                    places[i] = wp.vec2i(2 * pixel + axis, found.code)
-                    weights[i] = found.weight
-        x = next_seam(rast, adjacent, facing, faces, start, x + 1, stop, width, up)
+            along = ends_a[axis]
+            across = ends_a[1 - axis]
+            step_along = ends_b[axis] - along
+            step_across = ends_b[1 - axis] - across
+            if wp.abs(step_across) > 0.999 * wp.abs(step_along):  # only such edges blend pairs along this axis
+                tilt = step_along / step_across
+                limit = wp.where(axis == 0, h, w) - 1.0
+                low = wp.clamp(wp.min(across, across + step_across) - 0.5, 0.0, limit + 1.0)
+                high = wp.clamp(wp.max(across, across + step_across) - 0.5, -1.0, limit)
+                last = wp.where(axis == 0, width, height) - 2
+                for line in range(int(wp.ceil(low)), int(wp.floor(high)) + 1):
+                    # The pair whose centres the edge runs between; two where it runs close by a centre.
+                    place = wp.clamp(along + (float(line) + 0.5 - across) * tilt - 0.5, -1.0, float(last) + 2.0)
+                    for i in range(wp.max(int(wp.floor(place - 0.01)), 0), wp.min(int(place + 0.01), last) + 1):
+                        x = wp.where(axis == 0, i, line)
+                        y = wp.where(axis == 0, line, i)
+                        pixel = (b * height + y) * width + x
+                        r0 = rast[pixel]
+                        r1 = rast[pixel + wp.where(axis == 0, 1, width)]
+                        if r0[3] != r1[3]:
+                            found = silhouette_between(
+                                pos, tri, adjacent, facing, verts, faces, r0, r1, axis, x, y, w, h
+                            )
+                            if found.code > 0 and (found.code - 1) // 2 == code:
+                                n = band * room + wp.atomic_add(counts, band, 1)
+                                places[n] = wp.vec2i(2 * pixel + axis, found.code)
+                                weights[n] = found.weight
+        code = next_silhouette(adjacent, facing, faces, code + 1, stop)
 
 
 @wp.kernel
