@@ -173,6 +173,56 @@ def raster_depth(
     draw_triangles(pos, tri, chunk * span, stop, b * vertex_count, b * height, height, width, y0, y1, keys)
 
 
+@wp.func_native("""
+const float step = 2.0f / width, cy = (y + 0.5f) * 2.0f / height - 1.0f;
+int x = begin;
+while (x < stop) {
+    const wp::uint64* row = keys.data + start;
+    wp::vec4* out = rast.data + start;
+    if (static_cast<wp::uint32>(row[x] >> 32) == 0xffffffffu) {
+        out[x++] = wp::vec4();
+        continue;
+    }
+    const wp::uint32 t = static_cast<wp::uint32>(row[x]);
+    const wp::vec3i& face = tri.data[t];
+    const wp::vec4& p0 = pos.data[base + face[0]];
+    const wp::vec4& p1 = pos.data[base + face[1]];
+    const wp::vec4& p2 = pos.data[base + face[2]];
+    const float cx = (x + 0.5f) * step - 1.0f;
+    const wp::vec3 q0(p0[0] - cx * p0[3], p0[1] - cy * p0[3], p0[3]);
+    const wp::vec3 q1(p1[0] - cx * p1[3], p1[1] - cy * p1[3], p1[3]);
+    const wp::vec3 q2(p2[0] - cx * p2[3], p2[1] - cy * p2[3], p2[3]);
+    const wp::vec3 c0 = wp::cross(q1, q2), c1 = wp::cross(q2, q0), c2 = wp::cross(q0, q1);
+    const float slope0 = c0[0] * step, slope1 = c1[0] * step, slope2 = c2[0] * step;
+    const float number = static_cast<float>(t + 1);
+    for (int first = x; x < stop && static_cast<wp::uint32>(row[x]) == t
+         && static_cast<wp::uint32>(row[x] >> 32) != 0xffffffffu; ++x) {
+        const float dx = x - first;
+        const float e0 = slope0 * dx + c0[2], e1 = slope1 * dx + c1[2], area = e0 + e1 + (slope2 * dx + c2[2]);
+        const float inverse = area != 0.0f ? 1.0f / area : 0.0f;
+        const float u = wp::clamp(e0 * inverse, 0.0f, 1.0f), v = wp::clamp(e1 * inverse, 0.0f, 1.0f - u);
+        const float depth = static_cast<float>(static_cast<wp::uint32>(row[x] >> 32)) * (2.0f / 4294967040.0f) - 1.0f;
+        out[x] = wp::vec4(u, v, wp::clamp(depth, -1.0f, 1.0f), number);
+    }
+}
+""")
+def resolve_row(
+    pos: wp.array(dtype=wp.vec4),
+    tri: wp.array(dtype=wp.vec3i),
+    keys: wp.array(dtype=wp.uint64),
+    base: int,
+    start: int,
+    begin: int,
+    stop: int,
+    y: int,
+    width: int,
+    height: int,
+    rast: wp.array(dtype=wp.vec4),
+):
+    """`raster_resolve` for the pixels [begin, stop) of the row y that starts at pixel `start`."""
+    ...
+
+
 @wp.kernel
 def raster_resolve(
     pos: wp.array(dtype=wp.vec4),
@@ -188,78 +238,72 @@ def raster_resolve(
     """Turn the winning key of each pixel into (u, v, z/w, triangle + 1), or zeros."""
     b, row, chunk = wp.tid()
     y = y0 + row
-    step = 2.0 / float(width)
-    cy = (float(y) + 0.5) * 2.0 / float(height) - 1.0
-    last = int(-1)
-    origin = int(0)
-    a0 = float(0.0)
-    a1 = float(0.0)
-    a2 = float(0.0)
-    slope0 = float(0.0)
-    slope1 = float(0.0)
-    slope2 = float(0.0)
-    for x in range(chunk * span, wp.min(chunk * span + span, width)):
-        pixel = (b * height + y) * width + x
-        key = keys[pixel]
-        out = wp.vec4()
-        if wp.uint32(key >> wp.uint64(32)) != NOTHING:
-            t = int(wp.uint32(key & wp.uint64(0xFFFFFFFF)))
-            if t != last:
-                last = t
-                origin = x
-                face = tri[t]
-                cx = (float(x) + 0.5) * step - 1.0
-                q0 = relative(pos[b * vertex_count + face[0]], cx, cy)
-                q1 = relative(pos[b * vertex_count + face[1]], cx, cy)
-                q2 = relative(pos[b * vertex_count + face[2]], cx, cy)
-                a0 = cross2(q1, q2)
-                a1 = cross2(q2, q0)
-                a2 = cross2(q0, q1)
-                slope0 = (q1[1] * q2[2] - q1[2] * q2[1]) * step
-                slope1 = (q2[1] * q0[2] - q2[2] * q0[1]) * step
-                slope2 = (q0[1] * q1[2] - q0[2] * q1[1]) * step
-            dx = float(x - origin)
-            e0 = slope0 * dx + a0
-            e1 = slope1 * dx + a1
-            area = e0 + e1 + (slope2 * dx + a2)
-            u = float(0.0)
-            v = float(0.0)
-            if area != 0.0:
-                inverse = 1.0 / area
-                u = wp.clamp(e0 * inverse, 0.0, 1.0)
-                v = wp.clamp(e1 * inverse, 0.0, 1.0 - u)
-            depth = float(wp.uint32(key >> wp.uint64(32))) * (2.0 / 4294967040.0) - 1.0
-            out = wp.vec4(u, v, wp.clamp(depth, -1.0, 1.0), float(t + 1))
-        rast[pixel] = out
+    start = (b * height + y) * width
+    begin = chunk * span
+    stop = wp.min(begin + span, width)
+    resolve_row(pos, tri, keys, b * vertex_count, start, begin, stop, y, width, height, rast)
 
 
-@wp.func
-def add_to_corner(grad: wp.array(dtype=wp.vec4), i: int, g: wp.vec3, cx: float, cy: float):
-    """Add a gradient to `relative(p, cx, cy)` to the one to p."""
-    wp.atomic_add(grad, i, wp.vec4(g[0], g[1], 0.0, g[2] - cx * g[0] - cy * g[1]))
-
-
-@wp.func
-def add_to_corners(
-    grad: wp.array(dtype=wp.vec4),
+@wp.func_native("""
+const float step = 2.0f / width, cy = (y + 0.5f) * 2.0f / height - 1.0f;
+const wp::vec4* values = rast.data + start;
+const wp::vec4* grads = grad_rast.data + start;
+int x = begin;
+while (x < stop) {
+    const int t = static_cast<int>(values[x][3]) - 1;
+    if (t < 0) {
+        ++x;
+        continue;
+    }
+    const wp::vec3i& face = tri.data[t];
+    const wp::vec4& p0 = pos.data[base + face[0]];
+    const wp::vec4& p1 = pos.data[base + face[1]];
+    const wp::vec4& p2 = pos.data[base + face[2]];
+    const float cx = (x + 0.5f) * step - 1.0f;
+    const wp::vec3 q0(p0[0] - cx * p0[3], p0[1] - cy * p0[3], p0[3]);
+    const wp::vec3 q1(p1[0] - cx * p1[3], p1[1] - cy * p1[3], p1[3]);
+    const wp::vec3 q2(p2[0] - cx * p2[3], p2[1] - cy * p2[3], p2[3]);
+    const wp::vec3 edges = wp::cross(q1, q2) + wp::cross(q2, q0) + wp::cross(q0, q1);
+    const float slope = edges[0] * step;
+    // Sums over the pixels of the gradients to the three edge functions: of themselves, and times the place.
+    float s0 = 0.0f, s1 = 0.0f, s2 = 0.0f, x0 = 0.0f, x1 = 0.0f, x2 = 0.0f;
+    for (int first = x; x < stop && static_cast<int>(values[x][3]) - 1 == t; ++x) {
+        const float gu = grads[x][0], gv = grads[x][1], dx = x - first, area = slope * dx + edges[2];
+        const float inverse = wp::abs(area) > 1.0e-20f ? 1.0f / area : 0.0f;
+        const float common = gu * values[x][0] + gv * values[x][1];
+        const float g0 = (gu - common) * inverse, g1 = (gv - common) * inverse, g2 = -common * inverse;
+        s0 += g0;
+        s1 += g1;
+        s2 += g2;
+        x0 += g0 * dx;
+        x1 += g1 * dx;
+        x2 += g2 * dx;
+    }
+    const wp::vec3 m0(x0 * step, 0.0f, s0), m1(x1 * step, 0.0f, s1), m2(x2 * step, 0.0f, s2);
+    const wp::vec3 g0 = wp::cross(m1, q2) - wp::cross(m2, q1);
+    const wp::vec3 g1 = wp::cross(m2, q0) - wp::cross(m0, q2);
+    const wp::vec3 g2 = wp::cross(m0, q1) - wp::cross(m1, q0);
+    wp::atomic_add(grad_pos.data + base + face[0], wp::vec4(g0[0], g0[1], 0.0f, g0[2] - cx * g0[0] - cy * g0[1]));
+    wp::atomic_add(grad_pos.data + base + face[1], wp::vec4(g1[0], g1[1], 0.0f, g1[2] - cx * g1[0] - cy * g1[1]));
+    wp::atomic_add(grad_pos.data + base + face[2], wp::vec4(g2[0], g2[1], 0.0f, g2[2] - cx * g2[0] - cy * g2[1]));
+}
+""")
+def resolve_row_backward(
+    pos: wp.array(dtype=wp.vec4),
+    tri: wp.array(dtype=wp.vec3i),
+    rast: wp.array(dtype=wp.vec4),
+    grad_rast: wp.array(dtype=wp.vec4),
     base: int,
-    face: wp.vec3i,
-    q0: wp.vec3,
-    q1: wp.vec3,
-    q2: wp.vec3,
-    m0: wp.vec3,
-    m1: wp.vec3,
-    m2: wp.vec3,
-    cx: float,
-    cy: float,
+    start: int,
+    begin: int,
+    stop: int,
+    y: int,
+    width: int,
+    height: int,
+    grad_pos: wp.array(dtype=wp.vec4),
 ):
-    """Add the gradient of the edge functions (q1 x q2, q2 x q0, q0 x q1) . m whose weighted sums of m are m0, m1, m2.
-
-    q: the corners relative to (cx, cy).
-    """
-    add_to_corner(grad, base + face[0], wp.cross(m1, q2) - wp.cross(m2, q1), cx, cy)
-    add_to_corner(grad, base + face[1], wp.cross(m2, q0) - wp.cross(m0, q2), cx, cy)
-    add_to_corner(grad, base + face[2], wp.cross(m0, q1) - wp.cross(m1, q0), cx, cy)
+    """`raster_backward` for the pixels [begin, stop) of the row y that starts at pixel `start`."""
+    ...
 
 
 @wp.kernel
@@ -282,77 +326,42 @@ def raster_backward(
     """
     b, row, chunk = wp.tid()
     y = y0 + row
-    step = 2.0 / float(width)
-    cy = (float(y) + 0.5) * 2.0 / float(height) - 1.0
-    last = int(0)
-    cx = float(0.0)
-    origin = int(0)
-    area_here = float(0.0)
-    area_slope = float(0.0)
-    q0 = wp.vec3()
-    q1 = wp.vec3()
-    q2 = wp.vec3()
-    m0 = wp.vec3()
-    m1 = wp.vec3()
-    m2 = wp.vec3()
-    for x in range(chunk * span, wp.min(chunk * span + span, width)):
-        pixel = (b * height + y) * width + x
-        r = rast[pixel]
-        g = grad_rast[pixel]
-        if r[3] > 0.0 and (g[0] != 0.0 or g[1] != 0.0):
-            t = int(r[3])
-            if t != last:
-                if last > 0:
-                    add_to_corners(grad_pos, b * vertex_count, tri[last - 1], q0, q1, q2, m0, m1, m2, cx, cy)
-                last = t
-                origin = x
-                cx = (float(x) + 0.5) * step - 1.0
-                face = tri[t - 1]
-                q0 = relative(pos[b * vertex_count + face[0]], cx, cy)
-                q1 = relative(pos[b * vertex_count + face[1]], cx, cy)
-                q2 = relative(pos[b * vertex_count + face[2]], cx, cy)
-                edges = wp.cross(q1, q2) + wp.cross(q2, q0) + wp.cross(q0, q1)
-                area_here = edges[2]
-                area_slope = edges[0]
-                m0 = wp.vec3()
-                m1 = wp.vec3()
-                m2 = wp.vec3()
-            dx = float(x - origin) * step
-            area = area_slope * dx + area_here
-            if wp.abs(area) > 1.0e-20:
-                inverse = 1.0 / area
-                common = g[0] * r[0] + g[1] * r[1]
-                place = wp.vec3(dx, 0.0, 1.0) * inverse
-                m0 += (g[0] - common) * place
-                m1 += (g[1] - common) * place
-                m2 -= common * place
-    if last > 0:
-        add_to_corners(grad_pos, b * vertex_count, tri[last - 1], q0, q1, q2, m0, m1, m2, cx, cy)
+    start = (b * height + y) * width
+    begin = chunk * span
+    stop = wp.min(begin + span, width)
+    resolve_row_backward(pos, tri, rast, grad_rast, b * vertex_count, start, begin, stop, y, width, height, grad_pos)
 
 
 @wp.func_native("""
-int last = 0;
-const float* a0 = 0;
-const float* a1 = 0;
-const float* a2 = 0;
-for (int pixel = start; pixel < stop; ++pixel) {
-    const wp::vec4& r = rast.data[pixel];
-    const int t = static_cast<wp::int32>(r[3]);
-    float* target = out.data + pixel * channels;
-    if (t > 0) {
-        if (t != last) {
-            last = t;
-            const wp::vec3i& face = tri.data[t - 1];
-            a0 = attr.data + base + face[0] * channels;
-            a1 = attr.data + base + face[1] * channels;
-            a2 = attr.data + base + face[2] * channels;
+auto run = [&](auto count) {
+    const int channels = count;
+    int pixel = start;
+    while (pixel < stop) {
+        const int t = static_cast<int>(rast.data[pixel][3]);
+        if (t == 0) {
+            for (int c = 0; c < channels; ++c) out.data[pixel * channels + c] = 0.0f;
+            ++pixel;
+            continue;
         }
-        const float u = r[0], v = r[1], rest = 1.0f - u - v;
-        for (int c = 0; c < channels; ++c) target[c] = u * a0[c] + v * a1[c] + rest * a2[c];
-    } else {
-        for (int c = 0; c < channels; ++c) target[c] = 0.0f;
+        const wp::vec3i& face = tri.data[t - 1];
+        const float* a0 = attr.data + base + face[0] * channels;
+        const float* a1 = attr.data + base + face[1] * channels;
+        const float* a2 = attr.data + base + face[2] * channels;
+        do {
+            const float u = rast.data[pixel][0], v = rast.data[pixel][1], rest = 1.0f - u - v;
+            float* target = out.data + pixel * channels;
+            for (int c = 0; c < channels; ++c) target[c] = u * a0[c] + v * a1[c] + rest * a2[c];
+            ++pixel;
+        } while (pixel < stop && static_cast<int>(rast.data[pixel][3]) == t);
     }
-}
+};
+struct Two { constexpr operator wp::int32() const { return 2; } };
+struct Three { constexpr operator wp::int32() const { return 3; } };
+struct Seven { constexpr operator wp::int32() const { return 7; } };
+if (channels == 2) run(Two());
+else if (channels == 3) run(Three());
+else if (channels == 7) run(Seven());
+else run(channels);
 """)
 def interpolate_row(
     attr: wp.array(dtype=float),
@@ -389,42 +398,55 @@ def interpolate_forward(
 
 
 @wp.func_native("""
-int pixel = start;
-while (pixel < stop) {
-    const int t = static_cast<wp::int32>(rast.data[pixel][3]);
-    const int first = pixel;
-    do ++pixel; while (pixel < stop && static_cast<wp::int32>(rast.data[pixel][3]) == t);
-    if (t <= 0) {
-        for (int p = first; p < pixel; ++p) grad_rast.data[p] = wp::vec4();
-        continue;
-    }
-    const wp::vec3i& face = tri.data[t - 1];
-    const int i0 = base + face[0] * channels, i1 = base + face[1] * channels, i2 = base + face[2] * channels;
-    for (int p = first; p < pixel; ++p) {
-        const float* g = grad_out.data + p * channels;
-        float gu = 0.0f, gv = 0.0f;
-        for (int c = 0; c < channels; ++c) {
-            gu += g[c] * (attr.data[i0 + c] - attr.data[i2 + c]);
-            gv += g[c] * (attr.data[i1 + c] - attr.data[i2 + c]);
+auto run = [&](auto count, auto room) {
+    const int channels = count;
+    int pixel = start;
+    while (pixel < stop) {
+        const int t = static_cast<int>(rast.data[pixel][3]);
+        if (t == 0) {
+            grad_rast.data[pixel++] = wp::vec4();
+            continue;
         }
-        grad_rast.data[p] = wp::vec4(gu, gv, 0.0f, 0.0f);
-    }
-    if (need_attr) {
+        const wp::vec3i& face = tri.data[t - 1];
+        const int i0 = base + face[0] * channels, i1 = base + face[1] * channels, i2 = base + face[2] * channels;
+        const float *a0 = attr.data + i0, *a1 = attr.data + i1, *a2 = attr.data + i2;
+        float du[room], dv[room], s0[room], s1[room], s2[room];
         for (int c = 0; c < channels; ++c) {
-            float s0 = 0.0f, s1 = 0.0f, s2 = 0.0f;
-            for (int p = first; p < pixel; ++p) {
-                const wp::vec4& r = rast.data[p];
-                const float g = grad_out.data[p * channels + c];
-                s0 += g * r[0];
-                s1 += g * r[1];
-                s2 += g * (1.0f - r[0] - r[1]);
+            du[c] = a0[c] - a2[c];
+            dv[c] = a1[c] - a2[c];
+            s0[c] = s1[c] = s2[c] = 0.0f;
+        }
+        do {
+            const float u = rast.data[pixel][0], v = rast.data[pixel][1], rest = 1.0f - u - v;
+            const float* g = grad_out.data + pixel * channels;
+            float gu = 0.0f, gv = 0.0f;
+            for (int c = 0; c < channels; ++c) {
+                gu += g[c] * du[c];
+                gv += g[c] * dv[c];
+                s0[c] += g[c] * u;
+                s1[c] += g[c] * v;
+                s2[c] += g[c] * rest;
             }
-            wp::atomic_add(grad_attr.data + i0 + c, s0);
-            wp::atomic_add(grad_attr.data + i1 + c, s1);
-            wp::atomic_add(grad_attr.data + i2 + c, s2);
+            grad_rast.data[pixel] = wp::vec4(gu, gv, 0.0f, 0.0f);
+            ++pixel;
+        } while (pixel < stop && static_cast<int>(rast.data[pixel][3]) == t);
+        if (need_attr) {
+            for (int c = 0; c < channels; ++c) {
+                wp::atomic_add(grad_attr.data + i0 + c, s0[c]);
+                wp::atomic_add(grad_attr.data + i1 + c, s1[c]);
+                wp::atomic_add(grad_attr.data + i2 + c, s2[c]);
+            }
         }
     }
-}
+};
+struct Two { constexpr operator wp::int32() const { return 2; } };
+struct Three { constexpr operator wp::int32() const { return 3; } };
+struct Seven { constexpr operator wp::int32() const { return 7; } };
+struct Most { constexpr operator wp::int32() const { return 64; } };
+if (channels == 2) run(Two(), Two());
+else if (channels == 3) run(Three(), Three());
+else if (channels == 7) run(Seven(), Seven());
+else run(channels, Most());
 """)
 def interpolate_row_backward(
     attr: wp.array(dtype=float),
