@@ -211,6 +211,27 @@ def test_antialias_matches_finite_differences(raster):
     assert (moving.grad[0, :, :2] - numeric).abs().max() < 0.05 * numeric.abs().max()
 
 
+def test_coverage_of_thousands_of_squares_is_their_area(raster):
+    """129,000 blended pairs, far more than one head has; and a picture of a few pixels."""
+    for count, size in ((60, 1024), (1, 6)):
+        generator = torch.Generator().manual_seed(4)
+        low = (torch.arange(count) + 0.25) * 2 / count - 1
+        y, x = torch.meshgrid(low, low, indexing="ij")
+        start = torch.stack([x, y], -1).reshape(-1, 1, 2)
+        start = start + torch.rand(start.shape, generator=generator) * 0.2 / count
+        corners = torch.tensor([[0.0, 0], [1, 0], [1, 1], [0, 1]]) * 1.05 / count
+        flat = (start + corners).reshape(-1, 2)
+        pos = torch.cat([flat, torch.zeros(len(flat), 1), torch.ones(len(flat), 1)], 1)[None]
+        first = 4 * torch.arange(count * count)[:, None]
+        tri = torch.cat([first + torch.tensor([0, 1, 2]), first + torch.tensor([0, 2, 3])]).int()
+        rast = raster.rasterize(pos, tri, (size, size))
+        coverage = raster.antialias((rast[..., 3:] > 0).float(), rast, pos, tri)
+        side = 1.05 / count * size / 2
+        # Along its sides a square's blending is exact; each corner lacks up to a quarter of a pixel.
+        assert coverage.sum().item() / count**2 == pytest.approx(side**2, abs=1.0)
+        assert (coverage != (rast[..., 3:] > 0)).sum() > 3.5 * (side - 1) * count**2
+
+
 def test_antialias_color_gradient_is_the_transpose(raster):
     """<g, A c> = <A^T g, c> for random c, g: the operator is linear in the colours."""
     verts, tri, camera = sphere_scene(3, (60, 70))
@@ -226,20 +247,22 @@ def test_antialias_color_gradient_is_the_transpose(raster):
     assert (constant - 1).abs().max() < 1e-6
 
 
-def test_interpolate_gradients_match_torch(raster):
+@pytest.mark.parametrize("channels", [2, 3, 5, 7, 19])
+def test_interpolate_gradients_match_torch(raster, channels):
     verts, tri, camera = sphere_scene(3, (50, 50))
     rast = raster.rasterize(camera.clip(verts[None].expand(2, -1, -1)), tri, (50, 50)).requires_grad_()
-    g = smooth_weights((2, 50, 50, 5), 3)
+    g = smooth_weights((2, 50, 50, channels), 3)
     for batch in (1, 2):
-        attr = smooth_weights((batch, len(verts), 5), 4).requires_grad_()
+        attr = smooth_weights((batch, len(verts), channels), 4).requires_grad_()
         rast.grad = None
         (raster.interpolate(attr, rast, tri) * g).sum().backward()
         copy, r = attr.detach().double().requires_grad_(), rast.detach().double().requires_grad_()
         corners = tri.long()[(r[..., 3].long() - 1).clamp_min(0)]
         picked = torch.stack([copy[b if batch == 2 else 0][corners[b]] for b in range(2)])
         u, v = r[..., 0:1], r[..., 1:2]
-        expected = u * picked[..., 0, :] + v * picked[..., 1, :] + (1 - u - v) * picked[..., 2, :]
-        (expected * (r[..., 3:] > 0) * g).sum().backward()
+        expected = (u * picked[..., 0, :] + v * picked[..., 1, :] + (1 - u - v) * picked[..., 2, :]) * (r[..., 3:] > 0)
+        assert torch.allclose(raster.interpolate(attr, rast, tri).double(), expected, atol=1e-5)
+        (expected * g).sum().backward()
         assert torch.allclose(attr.grad.double(), copy.grad, atol=1e-4)
         assert torch.allclose(rast.grad[..., :2].double(), r.grad[..., :2], atol=1e-4)
 
@@ -357,6 +380,18 @@ def test_unknown_or_missing_rasterizer_says_so():
     with pytest.raises(GanfitError) as error:
         get_rasterizer("cpu", "nvdiffrast")
     assert error.value.code == "device_unavailable"
+
+
+def test_kernels_compile_for_cuda(tmp_path):
+    """The one source of the kernels, by CUDA's own compiler, which warp brings along; no GPU is needed."""
+    import warp
+
+    from backend.render import raster_warp_kernels, shade
+
+    for module in (raster_warp_kernels, shade):
+        warp.compile_aot_module(module, arch=75, module_dir=tmp_path, use_ptx=True)
+    compiled = [path.read_text("utf-8") for path in tmp_path.glob("*.ptx")]
+    assert len(compiled) == 2 and "antialias_analyse" in "".join(compiled) and "shade_backward" in "".join(compiled)
 
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

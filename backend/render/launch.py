@@ -4,10 +4,11 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -47,9 +48,24 @@ def _stderr_silenced() -> Iterator[None]:
 
 def array(tensor: torch.Tensor, dtype: Any = wp.float32) -> Any:
     """A contiguous tensor as a flat warp array of scalars, short vectors or matrices, without a copy."""
-    shape = getattr(dtype, "_shape_", (1,))
-    flat = tensor.detach().view(-1, *shape) if shape != (1,) else tensor.detach().view(-1)
-    return wp.from_torch(flat, dtype=dtype, return_ctype=True)
+    width, size = _width_and_size(dtype)
+    if not tensor.is_contiguous():
+        raise ValueError("A kernel's array must be contiguous.")
+    found = _array_type()(tensor.data_ptr(), 0, 1, (tensor.numel() // width,), (size,))
+    found._ref = tensor  # kept alive while the array is
+    return found
+
+
+@cache
+def _array_type() -> Any:
+    """The class that warp passes to kernels."""
+    return type(wp.from_torch(torch.empty(1), return_ctype=True))
+
+
+@cache
+def _width_and_size(dtype: Any) -> tuple[int, int]:
+    """Numbers and bytes of one item."""
+    return math.prod(getattr(dtype, "_shape_", (1,))), wp.types.type_size_in_bytes(dtype)
 
 
 def bands(buffers: torch.Tensor, dtype: Any = wp.float32) -> list[Any]:
@@ -96,9 +112,14 @@ class Launcher:
         stream = None if self.is_cpu else wp.stream_from_torch(torch.cuda.current_stream(self.device))
         wp.launch(kernel, dim=dim, inputs=args, device=self._warp_device, stream=stream)
 
+    @property
+    def thread_count(self) -> int:
+        """How many tasks run at the same time."""
+        return 1 if self._pool is None or torch.get_num_threads() == 1 else CPU_BANDS
+
     def side_by_side(self, tasks: list[Callable[[], None]]) -> None:
         """Run at most `CPU_BANDS` tasks that write to different places, one thread each."""
-        if self._pool is None or torch.get_num_threads() == 1:
+        if self._pool is None or self.thread_count == 1:
             for task in tasks:
                 task()
             return
@@ -107,31 +128,36 @@ class Launcher:
         for other in others:
             other.result()
 
-    def in_bands(self, task: Callable[[int, int, int], None], extent: int) -> None:
-        """Run `task(band, start, stop)` over `extent` cut into bands."""
-        cuts = [extent * k // self.band_count for k in range(self.band_count + 1)]
-        parts = [(k, cuts[k], cuts[k + 1]) for k in range(self.band_count) if cuts[k] < cuts[k + 1]]
+    def in_bands(self, task: Callable[[int, int, int], None], extent: int, count: int | None = None) -> None:
+        """Run `task(band, start, stop)` over `extent` cut into bands.
+
+        `count`: bands, where not `band_count`: `thread_count` does for tasks whose results no cut changes.
+        """
+        count = count or self.band_count
+        cuts = [extent * k // count for k in range(count + 1)]
+        parts = [(k, cuts[k], cuts[k + 1]) for k in range(count) if cuts[k] < cuts[k + 1]]
         self.side_by_side([partial(task, *part) for part in parts])
 
     def over_pixels(self, kernel: wp.Kernel, shape: tuple[int, ...], before: list[Any], after: list[Any]) -> None:
         """Launch a pixel kernel over (B, H, W, ...) with the arguments before, H, W, y0, span, after.
 
-        A list among the arguments after holds one array per band.
+        A list among the arguments after holds one array per band; without any, every pixel is written on its own.
         """
+        has_bands = any(isinstance(a, list) for a in after)
 
         def task(band: int, y0: int, y1: int) -> None:
-            tail = [a[band] if isinstance(a, list) else a for a in after]
-            self._launch_rows(kernel, shape, y0, y1, before, tail)
+            self.over_rows(kernel, shape, y0, y1, before, [a[band] if isinstance(a, list) else a for a in after])
 
-        self.in_bands(task, shape[1])
+        self.in_bands(task, shape[1], self.band_count if has_bands else self.thread_count)
 
     def over_whole_pixels(self, kernel: wp.Kernel, shape: tuple[int, ...], before: list[Any], after: list[Any]) -> None:
         """Like `over_pixels`, in one piece."""
-        self._launch_rows(kernel, shape, 0, shape[1], before, after)
+        self.over_rows(kernel, shape, 0, shape[1], before, after)
 
-    def _launch_rows(
+    def over_rows(
         self, kernel: wp.Kernel, shape: tuple[int, ...], y0: int, y1: int, before: list[Any], after: list[Any]
     ) -> None:
+        """The part of `over_pixels` in the rows y0..y1, in this thread."""
         batch, height, width = shape[:3]
         span = width if self.is_cpu else 1
         self.launch(kernel, (batch, y1 - y0, width // span), [*before, height, width, y0, span, *after])
@@ -142,4 +168,4 @@ class Launcher:
         def task(_band: int, start: int, stop: int) -> None:
             self.launch(kernel, (dim[0], stop - start), [*args, start])
 
-        self.in_bands(task, dim[1])
+        self.in_bands(task, dim[1], self.thread_count)

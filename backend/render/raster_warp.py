@@ -7,6 +7,8 @@ but warp gives CUDA from the same source.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -46,6 +48,8 @@ class WarpRasterizer:
         self.launcher = Launcher(self.device)
         self.launcher.load(kernels)
         self._topologies: list[_Topology] = []
+        self._keys: torch.Tensor | None = None
+        self._pairs: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def rasterize(self, pos: torch.Tensor, tri: torch.Tensor, resolution: tuple[int, int]) -> torch.Tensor:
         return _Rasterize.apply(pos, tri, resolution, self)
@@ -87,6 +91,26 @@ class WarpRasterizer:
         self._topologies = [_Topology(tri, vertex_count), *self._topologies[:3]]
         return self._topologies[0]
 
+    @contextmanager
+    def empty_keys(self, count: int) -> Iterator[torch.Tensor]:
+        """At least `count` keys of an empty depth test; whoever takes them leaves them empty again.
+
+        One buffer serves all pictures: to fill a new one each time costs as much as to draw a small mesh.
+        """
+        keys, self._keys = self._keys, None  # one that an exception has left half done is not seen again
+        if keys is None or len(keys) < count:
+            keys = torch.full((count,), -1, dtype=torch.int64, device=self.device)
+        yield keys
+        self._keys = keys
+
+    def pair_lists(self, room: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Room for at least `room` pixel pairs per band: places (bands, room, 2) and weights, used again each time."""
+        if self._pairs is None or self._pairs[0].shape[1] < room:
+            shape = (self.launcher.band_count, room)
+            places = torch.empty((*shape, 2), dtype=torch.int32, device=self.device)
+            self._pairs = places, torch.empty(shape, device=self.device)
+        return self._pairs
+
 
 def _vec4(tensor: torch.Tensor) -> Any:
     return array(tensor, wp.vec4)
@@ -96,29 +120,27 @@ def _vec3i(tri: torch.Tensor) -> Any:
     return array(tri, wp.vec3i)
 
 
-def _draw(launcher: Launcher, keys: torch.Tensor, pos: torch.Tensor, tri: torch.Tensor) -> None:
-    """Depth test into keys (B, H, W): every band goes through all triangles and draws its own rows."""
-    batch, height, width = keys.shape
-    args = [_vec4(pos), _vec3i(tri), pos.shape[1], height, width]
-    target = array(keys, wp.uint64)
+def _draw(raster: WarpRasterizer, pos: torch.Tensor, tri: torch.Tensor, rast: torch.Tensor) -> None:
+    """Depth test and barycentrics: every band goes through all triangles and draws its own rows of (B, H, W, 4)."""
+    launcher, shape, head = raster.launcher, rast.shape[:3], [_vec4(pos), _vec3i(tri), pos.shape[1]]
     span = max(1, tri.shape[0]) if launcher.is_cpu else 1
+    with raster.empty_keys(shape.numel()) as buffer:
+        keys = array(buffer, wp.uint64)
 
-    def task(_band: int, y0: int, y1: int) -> None:
-        launcher.launch(kernels.raster_depth, (batch, tri.shape[0] // span), [*args, y0, y1, span, target])
+        def task(_band: int, y0: int, y1: int) -> None:
+            dim = (shape[0], tri.shape[0] // span)
+            launcher.launch(kernels.raster_depth, dim, [*head, *shape[1:], y0, y1, span, keys])
+            launcher.over_rows(kernels.raster_resolve, shape, y0, y1, head, [keys, _vec4(rast)])
 
-    launcher.in_bands(task, height)
+        launcher.in_bands(task, shape[1], launcher.thread_count)
 
 
 class _Rasterize(torch.autograd.Function):
     @staticmethod
     def forward(ctx, pos, tri, resolution, raster):  # type: ignore[no-untyped-def]
         pos = pos.contiguous()
-        shape = torch.Size((pos.shape[0], *resolution))
-        keys = torch.full(shape, -1, dtype=torch.int64, device=pos.device)
-        _draw(raster.launcher, keys, pos, tri)
-        rast = torch.empty((*shape, 4), device=pos.device)
-        before = [_vec4(pos), _vec3i(tri), pos.shape[1]]
-        raster.launcher.over_pixels(kernels.raster_resolve, shape, before, [array(keys, wp.uint64), _vec4(rast)])
+        rast = torch.empty((pos.shape[0], *resolution, 4), device=pos.device)
+        _draw(raster, pos, tri, rast)
         ctx.save_for_backward(pos, tri, rast)
         ctx.raster = raster
         return rast
@@ -230,21 +252,24 @@ def _silhouettes(
     launcher, shape, head = raster.launcher, rast.shape[:3], [_vec4(pos), _vec3i(tri)]
     facing = torch.empty((shape[0], tri.shape[0]), dtype=torch.int8, device=pos.device)
     launcher.over_items(kernels.facing_forward, facing.shape, [*head, pos.shape[1], array(facing, wp.int8)])
-    room = 2 * shape.numel()  # for each band; of memory that is not written to, a processor gets none
-    counts = torch.zeros(launcher.band_count, dtype=torch.int32, device=pos.device)
-    places = torch.empty((launcher.band_count, room, 2), dtype=torch.int32, device=pos.device)
-    weights = torch.empty((launcher.band_count, room), device=pos.device)
     adjacent = raster.topology(tri, pos.shape[1]).adjacent
     args = [*head, array(adjacent, wp.int32), array(facing, wp.int8), _vec4(rast), pos.shape[1], *shape[1:]]
-    lists = [room, array(counts, wp.int32), array(places, wp.vec2i), array(weights)]
+    room, found = 4096, [0] * launcher.band_count
+    while True:
+        places, weights = raster.pair_lists(max(room, *found))
+        room = places.shape[1]
+        counts = torch.zeros(launcher.band_count, dtype=torch.int32, device=pos.device)
+        lists = [room, array(counts, wp.int32), array(places, wp.vec2i), array(weights)]
 
-    def task(band: int, start: int, stop: int) -> None:
-        span = stop - start if launcher.is_cpu else 1
-        dim = (shape[0], (stop - start) // span)
-        launcher.launch(kernels.antialias_analyse, dim, [*args, band, *lists, start, span])
+        def task(band: int, start: int, stop: int) -> None:
+            span = stop - start if launcher.is_cpu else 1
+            dim = (shape[0], (stop - start) // span)
+            launcher.launch(kernels.antialias_analyse, dim, [*args, band, *lists, start, span])  # noqa: B023
 
-    launcher.in_bands(task, tri.shape[0])
-    found = counts.tolist()
+        launcher.in_bands(task, tri.shape[0])
+        found = counts.tolist()
+        if max(found) <= room:
+            break
     parts = [(places[band, :count], weights[band, :count]) for band, count in enumerate(found)]
     return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
 

@@ -90,10 +90,10 @@ for (int t = begin; t < stop; ++t) {
         int first = 0, last = x_high - x_low;
         if (last > 8) {
             const float starts[3] = {start0, start1, start2}, slopes[3] = {slope0, slope1, slope2};
-            for (int k = 0; k < 3; ++k) {
-                const float inside = -starts[k] / slopes[k];  // where the edge is crossed; a pixel of margin for rounding
-                if (slopes[k] > 0.0f && inside > 1.0f) first = wp::max(first, static_cast<int>(wp::min(inside, w)) - 1);
-                if (slopes[k] < 0.0f && inside < last) last = wp::min(last, static_cast<int>(wp::max(inside, -1.0f)) + 1);
+            for (int k = 0; k < 3; ++k) {  // where the edge is crossed; a pixel of margin for rounding
+                const float at = -starts[k] / slopes[k];
+                if (slopes[k] > 0.0f && at > 1.0f) first = wp::max(first, static_cast<int>(wp::min(at, w)) - 1);
+                if (slopes[k] < 0.0f && at < last) last = wp::min(last, static_cast<int>(wp::max(at, -1.0f)) + 1);
             }
         }
         wp::uint64* row = keys.data + (image + y) * width + x_low;
@@ -111,9 +111,9 @@ for (int t = begin; t < stop; ++t) {
                 const floats size = a0 + a1 + a2, least = -1.0e-6f * size;
                 const auto inside = (size > 0.0f) & (a0 >= least) & (a1 >= least) & (a2 >= least)
                     & (half >= -0.5f) & (half <= 0.5f);
-                const wholes depth = __builtin_convertvector((half + 0.5f) * 4294967040.0f, wholes);
-                const wholes none = 0xffffffffu;
-                const longs key = (__builtin_convertvector(inside ? depth : none, longs) << 32) | static_cast<unsigned long long>(t);
+                const wholes none = 0xffffffffu, depth = __builtin_convertvector((half + 0.5f) * 4294967040.0f, wholes);
+                const longs number = static_cast<unsigned long long>(t);
+                const longs key = (__builtin_convertvector(inside ? depth : none, longs) << 32) | number;
                 longs& old = *reinterpret_cast<longs*>(row + from);
                 old = __builtin_elementwise_min(key, old);
             }
@@ -148,6 +148,7 @@ def draw_triangles(
 ):
     """Keep, per pixel of the rows y0..y1, the smallest (depth, triangle) key of the triangles [begin, stop).
 
+    Eight pixels of a row at a time on a CPU; those outside the triangle's box fail the test like all others.
     Edge functions are homogeneous (Olano and Greer 1997), so triangles that cross w = 0 need no clipping: they are
     tested over the whole band and their pixels behind the camera have w <= 0 or |z/w| > 1. The tolerance of 1e-6
     closes cracks along shared edges that rounding would open. `image` is the first row of the image among all.
@@ -177,9 +178,10 @@ def raster_depth(
 const float step = 2.0f / width, cy = (y + 0.5f) * 2.0f / height - 1.0f;
 int x = begin;
 while (x < stop) {
-    const wp::uint64* row = keys.data + start;
+    wp::uint64* row = keys.data + start;
     wp::vec4* out = rast.data + start;
     if (static_cast<wp::uint32>(row[x] >> 32) == 0xffffffffu) {
+        row[x] = ~static_cast<wp::uint64>(0);
         out[x++] = wp::vec4();
         continue;
     }
@@ -203,6 +205,7 @@ while (x < stop) {
         const float u = wp::clamp(e0 * inverse, 0.0f, 1.0f), v = wp::clamp(e1 * inverse, 0.0f, 1.0f - u);
         const float depth = static_cast<float>(static_cast<wp::uint32>(row[x] >> 32)) * (2.0f / 4294967040.0f) - 1.0f;
         out[x] = wp::vec4(u, v, wp::clamp(depth, -1.0f, 1.0f), number);
+        row[x] = ~static_cast<wp::uint64>(0);
     }
 }
 """)
@@ -235,7 +238,7 @@ def raster_resolve(
     keys: wp.array(dtype=wp.uint64),
     rast: wp.array(dtype=wp.vec4),
 ):
-    """Turn the winning key of each pixel into (u, v, z/w, triangle + 1), or zeros."""
+    """Turn the winning key of each pixel into (u, v, z/w, triangle + 1), or zeros; the keys are empty afterwards."""
     b, row, chunk = wp.tid()
     y = y0 + row
     start = (b * height + y) * width
@@ -398,8 +401,8 @@ def interpolate_forward(
 
 
 @wp.func_native("""
-auto run = [&](auto count, auto room) {
-    const int channels = count;
+auto run = [&](auto count, auto room, int skip) {
+    const int given = count;
     int pixel = start;
     while (pixel < stop) {
         const int t = static_cast<int>(rast.data[pixel][3]);
@@ -408,30 +411,31 @@ auto run = [&](auto count, auto room) {
             continue;
         }
         const wp::vec3i& face = tri.data[t - 1];
-        const int i0 = base + face[0] * channels, i1 = base + face[1] * channels, i2 = base + face[2] * channels;
-        const float *a0 = attr.data + i0, *a1 = attr.data + i1, *a2 = attr.data + i2;
+        const int i0 = base + face[0] * channels + skip, i1 = base + face[1] * channels + skip;
+        const int i2 = base + face[2] * channels + skip;
         float du[room], dv[room], s0[room], s1[room], s2[room];
-        for (int c = 0; c < channels; ++c) {
-            du[c] = a0[c] - a2[c];
-            dv[c] = a1[c] - a2[c];
+        for (int c = 0; c < given; ++c) {
+            du[c] = attr.data[i0 + c] - attr.data[i2 + c];
+            dv[c] = attr.data[i1 + c] - attr.data[i2 + c];
             s0[c] = s1[c] = s2[c] = 0.0f;
         }
         do {
             const float u = rast.data[pixel][0], v = rast.data[pixel][1], rest = 1.0f - u - v;
-            const float* g = grad_out.data + pixel * channels;
+            const float* g = grad_out.data + pixel * channels + skip;
             float gu = 0.0f, gv = 0.0f;
-            for (int c = 0; c < channels; ++c) {
+            for (int c = 0; c < given; ++c) {
                 gu += g[c] * du[c];
                 gv += g[c] * dv[c];
                 s0[c] += g[c] * u;
                 s1[c] += g[c] * v;
                 s2[c] += g[c] * rest;
             }
-            grad_rast.data[pixel] = wp::vec4(gu, gv, 0.0f, 0.0f);
+            const wp::vec4 before = skip == 0 ? wp::vec4() : grad_rast.data[pixel];
+            grad_rast.data[pixel] = before + wp::vec4(gu, gv, 0.0f, 0.0f);
             ++pixel;
         } while (pixel < stop && static_cast<int>(rast.data[pixel][3]) == t);
         if (need_attr) {
-            for (int c = 0; c < channels; ++c) {
+            for (int c = 0; c < given; ++c) {
                 wp::atomic_add(grad_attr.data + i0 + c, s0[c]);
                 wp::atomic_add(grad_attr.data + i1 + c, s1[c]);
                 wp::atomic_add(grad_attr.data + i2 + c, s2[c]);
@@ -442,11 +446,11 @@ auto run = [&](auto count, auto room) {
 struct Two { constexpr operator wp::int32() const { return 2; } };
 struct Three { constexpr operator wp::int32() const { return 3; } };
 struct Seven { constexpr operator wp::int32() const { return 7; } };
-struct Most { constexpr operator wp::int32() const { return 64; } };
-if (channels == 2) run(Two(), Two());
-else if (channels == 3) run(Three(), Three());
-else if (channels == 7) run(Seven(), Seven());
-else run(channels, Most());
+struct Eight { constexpr operator wp::int32() const { return 8; } };
+if (channels == 2) run(Two(), Two(), 0);
+else if (channels == 3) run(Three(), Three(), 0);
+else if (channels == 7) run(Seven(), Seven(), 0);
+else for (int skip = 0; skip < channels; skip += 8) run(wp::min(channels - skip, 8), Eight(), skip);
 """)
 def interpolate_row_backward(
     attr: wp.array(dtype=float),
@@ -983,7 +987,8 @@ def antialias_analyse(
 
     Every silhouette edge looks at the pairs that it crosses, seen or not: a pair is listed where the walk over the
     visible surface ends at this very edge, so once at most.
-    places: (2 * pixel + axis, code of `Silhouette`), weights: the blend weight; each band fills its own part.
+    places: (2 * pixel + axis, code of `Silhouette`), weights: the blend weight; each band fills its own part, as far as
+    there is room, and counts on.
     """
     b, chunk = wp.tid()
     w = float(width)
@@ -1022,9 +1027,10 @@ def antialias_analyse(
                                 pos, tri, adjacent, facing, verts, faces, r0, r1, axis, x, y, w, h
                             )
                             if found.code > 0 and (found.code - 1) // 2 == code:
-                                n = band * room + wp.atomic_add(counts, band, 1)
-                                places[n] = wp.vec2i(2 * pixel + axis, found.code)
-                                weights[n] = found.weight
+                                n = wp.atomic_add(counts, band, 1)
+                                if n < room:
+                                    places[band * room + n] = wp.vec2i(2 * pixel + axis, found.code)
+                                    weights[band * room + n] = found.weight
         code = next_silhouette(adjacent, facing, faces, code + 1, stop)
 
 
