@@ -81,9 +81,17 @@ SAMPLE_SHA256 = "88431cd9653ccd539741b555fb0a46b61558b301d4110412b5bc28b5e3ea6cb
 class BuildError(Exception):
     """A step cannot be done: a sentence for a person, and what to do about it."""
 
+    status = 1  # build.py's own exit status
+
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message)
         self.hint = hint
+
+
+class NotHere(BuildError):
+    """This machine cannot do it by its nature: nothing has failed, nothing was tested."""
+
+    status = 77  # as automake's tests say it
 
 
 # --- settings -------------------------------------------------------------------------------------------------------
@@ -235,6 +243,8 @@ def attached(title: str, command: Sequence[str | Path], env: Mapping[str, str]) 
     print(f"{title} ...", flush=True)
     start = time.monotonic()
     code = subprocess.call([str(part) for part in command], cwd=ROOT, env={**os.environ, **env})
+    if code == NotHere.status:
+        raise NotHere(f"{title} was not run: why stands above.")
     if code:
         raise BuildError(f"{title} failed (exit {code}): what it said stands above.")
     print(f"{title}: done in {time.monotonic() - start:.1f} s", flush=True)
@@ -624,7 +634,10 @@ def _add_bench_options(verb: argparse.ArgumentParser) -> None:
 
 
 def gui_test(options: argparse.Namespace, settings: Settings) -> None:
-    """A real Blender with a window, used by mouse from Set Up to the head; pictures in out/gui (Linux, as root)."""
+    """A real Blender with a window, used by mouse from the zip to the head; pictures in out/gui (Linux, as root).
+
+    The exit status is 77 where the machine cannot do it.
+    """
     backend = backend_environment(settings)
     install_assets(backend, settings)
     job = {
@@ -674,7 +687,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one verb; the exit status is 0, 1 for an error that was explained, 130 when interrupted."""
+    """Run one verb; the exit status is 0, 1 for an error that was explained, 77 for `NotHere`, 130 when interrupted."""
     parser = _parser()
     options, rest = parser.parse_known_args(arguments)
     if rest and options.verb != "test":
@@ -685,7 +698,7 @@ def main(arguments: list[str] | None = None) -> int:
         options.do(options, Settings.from_options(options))
     except BuildError as error:
         print(f"\nerror: {error}" + (f"\n{error.hint}" if error.hint else ""), file=sys.stderr)
-        return 1
+        return error.status
     except OSError as error:  # no permission, no space, a file that is not there
         print(f"\nerror: {error}", file=sys.stderr)
         return 1

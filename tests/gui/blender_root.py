@@ -7,13 +7,18 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 PACKAGES = ("blender", "python3-numpy", "python3-requests", "xvfb", "xdotool", "openbox", "imagemagick",
             "libgl1-mesa-dri", "libegl1")
 EXTRA = {"sid": ("python3-cattr",)}  # missing from the dependencies of its Blender
 DONE = "root.ready"  # beside the root, with what it was made of
+TRIES, PAUSE_S, MAKE_S = 3, 20.0, 900.0  # a registry may be busy or away for a moment
+APT = ["--aptopt=APT::Install-Recommends \"false\"", "--aptopt=Acquire::Retries \"3\"",
+       "--aptopt=Acquire::http::Timeout \"60\""]
+OWN = ("unshare", "--mount", "--pid", "--fork", "--kill-child")  # mounts and processes end with the command
 ENTER = r"""
 set -e
 root=$1; shift
@@ -21,7 +26,8 @@ mount --make-rprivate /
 mount -t tmpfs tmpfs "$root/tmp"
 mkdir -m 1777 "$root/tmp/.X11-unix"
 while [ "$1" != -- ]; do
-    mkdir -p "$root$1"; mount --rbind "$1" "$root$1"; shift
+    if [ -d "$1" ]; then mkdir -p "$root$1"; else touch "$root$1"; fi
+    mount --rbind "$1" "$root$1"; shift
 done
 shift
 mount -t proc proc "$root/proc"
@@ -30,32 +36,74 @@ exec chroot "$root" /usr/bin/env -i "$@"
 """
 
 
-def why_not() -> str:
-    """Why no root can be made or entered on this machine; empty where it can."""
+class NotHere(Exception):
+    """This machine cannot make or enter a root: a sentence without its full stop."""
+
+
+def check() -> None:
+    """Raises NotHere where no root can be made or entered, whatever the network gives."""
     if sys.platform != "linux" or os.geteuid() != 0:
-        return "it needs to be root on Linux"
+        raise NotHere("it needs to be root on Linux")
     if not shutil.which("mmdebstrap") and not shutil.which("apt-get"):
-        return "it needs mmdebstrap, and there is no apt-get to install it"
-    probe = subprocess.run(["unshare", "--mount", "--pid", "--fork", "true"], capture_output=True, check=False)
-    return "" if probe.returncode == 0 else "this machine allows no namespaces of its own (unshare fails)"
+        raise NotHere("it needs mmdebstrap, and there is no apt-get to install it")
+    probe = [*OWN, "bash", "-c", "mount --make-rprivate / && mount -t tmpfs tmpfs /mnt && chroot / true"]
+    try:
+        done = subprocess.run(probe, capture_output=True, text=True, check=False)
+    except FileNotFoundError as error:
+        raise NotHere(f"it needs {error.filename}") from error
+    if done.returncode:
+        raise NotHere(f"this machine allows no mounts of one's own ({_last_line(done.stderr)})")
 
 
 def make(root: Path, suite: str) -> None:
-    """Makes the root of a Debian suite, unless it is there (about a minute, 1.4 GB). Raises CalledProcessError."""
+    """Makes the root of a Debian suite, unless it is there (about a minute, 1.4 GB).
+
+    Raises NotHere: no registry gave its packages, or they could not be unpacked, after some tries. Nothing of this
+    project takes part in it.
+    """
     packages = [*PACKAGES, *EXTRA.get(suite, ())]
     stamp, made_of = root.parent / f"{root.name}.{DONE}", " ".join([suite, *packages])
     if stamp.is_file() and stamp.read_text() == made_of:
         return
-    if not shutil.which("mmdebstrap"):
-        subprocess.run(["apt-get", "update", "-qq"], check=True)
-        subprocess.run(["apt-get", "install", "-y", "-qq", "--no-install-recommends", "mmdebstrap"], check=True)
-    shutil.rmtree(root, ignore_errors=True)
+    print(f"Making a root with Debian {suite}'s Blender in {root}: about 400 MB to download, 1.4 GB.", flush=True)
     root.parent.mkdir(parents=True, exist_ok=True)
-    options = ["--mode=root", "--variant=apt", "--aptopt=APT::Install-Recommends \"false\""]
+    if not shutil.which("mmdebstrap"):
+        _again_and_again(["apt-get", "update", "-qq"], "apt-get update")
+        install = ["apt-get", "install", "-y", "-qq", "--no-install-recommends", "mmdebstrap"]
+        _again_and_again(install, "apt-get install mmdebstrap")
+    options = ["--mode=root", "--variant=apt", *APT]
     if suite == "sid":
         options.append("--aptopt=Acquire::Check-Valid-Until \"false\"")
-    subprocess.run(["mmdebstrap", *options, f"--include={','.join(packages)}", suite, str(root)], check=True)
+    began = time.monotonic()
+    command = [*OWN, "--mount-proc", "mmdebstrap", *options, f"--include={','.join(packages)}", suite, str(root)]
+    _again_and_again(command, "mmdebstrap", lambda: shutil.rmtree(root, ignore_errors=True))
     stamp.write_text(made_of)
+    print(f"The root was made in {time.monotonic() - began:.0f} s.", flush=True)
+
+
+def _again_and_again(command: Sequence[str], name: str, before: Callable[[], None] = lambda: None) -> None:
+    """Runs a command that needs a registry until it succeeds; NotHere with its last words after some tries."""
+    for attempt in range(1, TRIES + 1):
+        before()
+        try:
+            done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+                                  errors="replace", timeout=MAKE_S, check=False,
+                                  env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"})
+        except subprocess.TimeoutExpired:
+            problem = f"nothing after {MAKE_S:.0f} s"
+        else:
+            if not done.returncode:
+                return
+            problem = _last_line("\n".join(line for line in done.stderr.splitlines() if line.startswith("E:"))
+                                 or done.stderr)
+        print(f"{name}, attempt {attempt} of {TRIES}: {problem}", flush=True)
+        if attempt < TRIES:
+            time.sleep(PAUSE_S * attempt)
+    raise NotHere(f"{name} did not get its packages from Debian's registry ({problem})")
+
+
+def _last_line(text: str) -> str:
+    return (text.strip().splitlines() or ["no reason given"])[-1]
 
 
 def run(root: Path, folders: Sequence[Path], command: Sequence[str], variables: Mapping[str, str],
@@ -66,7 +114,7 @@ def run(root: Path, folders: Sequence[Path], command: Sequence[str], variables: 
     """
     binds = [str(folder.resolve()) for folder in folders]
     given = [f"{name}={value}" for name, value in variables.items()]
-    enter = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "bash", "-c", ENTER, "_", str(root), *binds, "--"]
+    enter = [*OWN, "bash", "-c", ENTER, "_", str(root), *binds, "--"]
     process = subprocess.Popen([*enter, *given, *command])
     try:
         return process.wait(timeout_s)
