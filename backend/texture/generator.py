@@ -130,8 +130,9 @@ class LinearBand(nn.Module):
 
     A detail map (R, R) counts as much as the latent says for the place: the amounts are linear in the latent at the
     nodes of a coarse grid. So a few maps do what takes hundreds where each counts the same all over the face. The grain
-    is one fixed map (1, R, R); the latent decides how strong it is. That has no gradient: texels that do not lie where
-    the grain has them would only wash it out.
+    is one fixed map (1, R, R) that counts as much as the local strength of the detail one resolution below: on skin the
+    energy of one octave tells that of the next far better than the latent does. That has no gradient: texels that do not
+    lie where the grain has them would only wash it out.
     """
 
     def __init__(self, latent: int, maps: int, grid: int, resolution: int, grain: bool) -> None:
@@ -143,8 +144,6 @@ class LinearBand(nn.Module):
         self.weight = nn.Parameter(torch.zeros(maps * grid * grid, latent))
         self.grid = grid
         self.grain = nn.Parameter(torch.zeros(1, resolution, resolution)) if grain else None
-        self.strength = nn.Parameter(torch.zeros(latent)) if grain else None
-        """Log of the grain's strength per latent coordinate."""
 
     def smooth(self, z: Tensor) -> Tensor:
         """Latent (B, L) to raw detail (B, 3, R, R) without grain; affine in z."""
@@ -152,12 +151,18 @@ class LinearBand(nn.Module):
         grey = (spread(nodes, self.maps.shape[-1]) * self.maps).sum(1, keepdim=True)
         return mirrored(torch.einsum("mhw,mc->chw", self.mean, self.mean_tint)) + self.tint[:, None, None] * grey
 
-    def forward(self, z: Tensor) -> Tensor:
-        """Latent (B, L) to raw detail (B, 3, R, R)."""
-        if self.grain is None or self.strength is None:
+    def forward(self, z: Tensor, below: Tensor | None) -> Tensor:
+        """Latent (B, L) and detail one resolution below (B, 3, R/2, R/2) to raw detail (B, 3, R, R)."""
+        if self.grain is None or below is None:
             return self.smooth(z)
-        strength = torch.exp((z.detach() @ self.strength).clamp(-1.2, 0.8))
-        return self.smooth(z) + strength[:, None, None, None] * self.grain
+        return self.smooth(z) + local_strength(below.detach(), self.grain.shape[-1]) * self.grain
+
+
+def local_strength(detail: Tensor, resolution: int) -> Tensor:
+    """Root mean square (B, 1, R, R) of detail (B, 3, S, S) in luma over squares of 1/32 of a side, from row to row
+    smooth."""
+    energy = F.avg_pool2d(detail.mean(1, keepdim=True).square(), max(1, detail.shape[-1] // 32))
+    return F.interpolate(energy, (resolution, resolution), mode="bilinear").sqrt()
 
 
 class Level(nn.Module):
@@ -182,10 +187,13 @@ class Level(nn.Module):
             self.to_rgb = EqualConv(outputs, 3, 1, gain=1.0)
             nn.init.zeros_(self.to_rgb.weight)
 
-    def forward(self, x: Tensor, z: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Features (B, C, R/2, R/2) to features (B, C', R, R) and this resolution's raw RGB (B, 3, R, R) or None."""
+    def forward(self, x: Tensor, z: Tensor, below: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Features (B, C, R/2, R/2) to features (B, C', R, R) and this resolution's raw RGB (B, 3, R, R) or None.
+
+        below: what the resolution before gave as its RGB, if it was a detail.
+        """
         x = upsample(F.leaky_relu(self.narrow(x), 0.2))
-        linear = None if self.band is None else self.band(z)
+        linear = None if self.band is None else self.band(z, below)
         extra = [x]
         if self.places is not None:
             extra.append(mirrored(self.places)[None].expand(len(z), -1, -1, -1))
@@ -243,9 +251,10 @@ class Generator(nn.Module):
         resolution = self._checked_resolution(resolution)
         x = pixel_norm(F.leaky_relu(self.start(z).view(len(z), -1, 4, 4), 0.2))
         rgb = torch.einsum("bl,lchw->bchw", z, self.base) + self.base_mean
+        detail: Tensor | None = None
         for i, level in enumerate(self.levels):
             side = 8 << i
-            x, detail = level(x, z)
+            x, detail = level(x, z, detail if side // 2 > self.spec.base_resolution else None)
             if side > self.spec.base_resolution:
                 rgb = upsample(rgb)
             if detail is not None:
@@ -315,7 +324,7 @@ class Generator(nn.Module):
 def save_generator(generator: Generator, path: Path, notes: dict[str, str] | None = None) -> None:
     """Write the weights in fp16 with the spec, the layout id and `notes` as metadata."""
     tensors = {name: t.detach().cpu().half().contiguous() for name, t in generator.state_dict().items()}
-    metadata = {"format": "ganfit-texture-4", "layout_id": generator.layout_id,
+    metadata = {"format": "ganfit-texture-5", "layout_id": generator.layout_id,
                 "spec": json.dumps(asdict(generator.spec)), **(notes or {})}
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file(tensors, path, metadata=metadata)

@@ -6,6 +6,7 @@ N(0, I) and the code agree without an encoder network, and any map, seen or not,
 """
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from backend.texture.generator import Generator, spread, squash, unsquash, upsample
+from backend.texture.generator import Generator, local_strength, spread, squash, unsquash, upsample
 
 FEATURE_RESOLUTION = 128
 BAND_GAIN = (1.0, 1.5, 2.0)
@@ -202,45 +203,32 @@ def set_grain(generator: Generator, latents: Tensor, images: Tensor, valid: Tens
 
     images: uint8 (N, S, S, 3) of real people, S >= R; valid: (N, 1, S, S) where they are photographed, the rest does
     not count. Grain and detail are independent, so their energies add: the grain gets the energy of the images' band
-    less that of the generator's without grain. Its strength varies over the map and, log-linearly, with the latent, so
-    that every map's energy comes out right.
+    less that of the generator's without grain, in proportion to the detail one resolution below, which it follows.
+    How strongly varies over the map; the level is the mean of what people ask for.
     """
     band = generator.band(resolution)
     band.grain.zero_()
-    local, amount, energies, shares = torch.zeros(2, resolution, resolution), torch.zeros(()), [], []
-    for part, seen, z in zip(images.split(batch), valid.split(batch), latents.split(batch), strict=True):
-        known = (unit.abs() > 0) * (shrink(seen, resolution)[:, 0] > 0.9)
-        pair = torch.stack([raw_band(maps, resolution).mean(1).clamp(-0.5, 0.5).square() * known
-                            for maps in (as_maps(part), generator(z, resolution))])
-        local += pair.sum(1)
-        amount = amount + known.sum(0)
-        energies.append(pair.sum((2, 3)))
-        shares.append(known.float())
+
+    def energies() -> Iterator[Tensor]:
+        """Of people, (3, B, R, R): the images' band, the generator's, and that of `unit` as it follows the latter."""
+        for part, seen, z in zip(images.split(batch), valid.split(batch), latents.split(batch), strict=True):
+            known = (unit.abs() > 0) * (shrink(seen, resolution)[:, 0] > 0.9)
+            made = generator.raw(z, resolution)
+            coarse = generator.raw(z, resolution // 2)
+            below = coarse - upsample(generator.raw(z, resolution // 4))
+            follower = local_strength(below, resolution)[:, 0] * unit
+            values = (raw_band(as_maps(part), resolution).mean(1), (made - upsample(coarse)).mean(1), follower)
+            yield torch.stack([v.clamp(-0.5, 0.5).square() * known for v in values])
+
+    place, people = torch.zeros(3, resolution, resolution), []
+    for energy in energies():
+        place += (energy / energy[2].sum((1, 2), keepdim=True).clamp_min(1e-6)).sum(1)
     blur = max(3, resolution // 64) | 1
-    wanted, made = F.avg_pool2d(local, blur, 1, blur // 2)
-    spots = F.avg_pool2d(amount[None], blur, 1, blur // 2)[0].clamp_min(1.0)
-    grain = unit * (torch.maximum(wanted - made, 0.1 * wanted) / spots).sqrt()
-    unit_energy = torch.cat([(grain.square() * known).sum((1, 2)) for known in shares]).clamp_min(1e-9)
-    used = latents[:, :min(GRAIN_LATENTS, len(latents) // 4)]
-    level, slope = _strength(torch.cat(energies, 1) / unit_energy, used)
-    band.grain.copy_((grain * level)[None])
-    band.strength.zero_()
-    band.strength[:len(slope)] = slope
-
-
-@torch.enable_grad()
-def _strength(energies: Tensor, latents: Tensor, ridge: float = 0.02) -> tuple[Tensor, Tensor]:
-    """Level l and slope s (K,) so that made + l^2 exp(2 s z) is nearest to wanted, in logs; energies (2, N)."""
-    wanted, made = energies + 1e-6
-    found = torch.zeros(1 + latents.shape[1], requires_grad=True)
-    optimiser = torch.optim.LBFGS([found], max_iter=100, line_search_fn="strong_wolfe")
-
-    def loss() -> Tensor:
-        optimiser.zero_grad()
-        total = made + torch.exp(2 * (found[0] + latents @ found[1:]))
-        value = (torch.log(total) - torch.log(wanted)).square().mean() + ridge * found[1:].square().sum()
-        value.backward()
-        return value
-
-    optimiser.step(loss)
-    return found[0].detach().exp(), found[1:].detach()
+    wanted, made, followed = F.avg_pool2d(place, blur, 1, blur // 2)
+    share = torch.maximum(wanted - made, 0.1 * wanted) / followed.clamp_min(1e-3 * followed.mean())
+    for energy in energies():
+        wanted, made, followed = (energy * torch.stack((torch.ones_like(share), torch.ones_like(share), share))[:, None]
+                                  ).sum((2, 3))
+        people.append(torch.maximum(wanted - made, 0.1 * wanted) / followed.clamp_min(1e-6))
+    level = torch.cat(people).mean()
+    band.grain.copy_((unit * (share * level).sqrt())[None])

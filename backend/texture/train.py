@@ -193,7 +193,7 @@ class Training:
         self.average = copy.deepcopy(self.generator).requires_grad_(False)
         self.judge = Discriminator()
         for name, parameter in self.generator.named_parameters():
-            if name.endswith(("grain", "strength")):  # a loss would only wash it out: it is fitted (`fit_grain`)
+            if name.endswith("grain"):  # a loss would only wash it out: it is fitted (`fit_grain`)
                 parameter.requires_grad_(False)
         trained = [(n, p) for n, p in self.generator.named_parameters() if p.requires_grad]
         linear = [p for n, p in trained if _starts_right(n)]
