@@ -130,9 +130,9 @@ class LinearBand(nn.Module):
 
     A detail map (R, R) counts as much as the latent says for the place: the amounts are linear in the latent at the
     nodes of a coarse grid. So a few maps do what takes hundreds where each counts the same all over the face. The grain
-    is one fixed map (1, R, R) that counts as much as the local strength of the detail one resolution below: on skin the
-    energy of one octave tells that of the next far better than the latent does. That has no gradient: texels that do not
-    lie where the grain has them would only wash it out.
+    is one fixed map (1, R, R) that counts as much as the local strength of the detail one resolution below: on skin
+    the energy of one octave tells that of the next far better than the latent does. That has no gradient: texels that
+    do not lie where the grain has them would only wash it out.
     """
 
     def __init__(self, latent: int, maps: int, grid: int, resolution: int, grain: bool) -> None:
