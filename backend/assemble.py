@@ -10,6 +10,7 @@ from torch import Tensor
 
 from backend.fit.person import Person
 from backend.render.camera import Camera
+from backend.render.color import linear_to_srgb, srgb_to_linear
 from backend.render.lights import Lights
 from backend.render.render import RenderOutput
 
@@ -25,8 +26,9 @@ class Assembled:
 
     cage (V0, 3) without offsets, offsets (V0, 3), verts1 (V, V1, 3) with them: metres, metric scale; landmarks (68, 3):
     metres, view 0; generated (1, 3, S, S): the generator's map, sRGB; texture (1, 3, R, R): the albedo that is shown,
-    also the generator's until a refinement replaces it; normal (1, 3, R, R), roughness (1, 1, R, R): the refinement's.
-    All maps are in [0, 1], in 8-bit steps.
+    also the generator's until a refinement replaces it; normal (1, 3, R, R), roughness (1, 1, R, R): the refinement's;
+    hair (1, 4, H, H): colour, sRGB, and cover of the hair on the head, None without. All maps are in [0, 1], in 8-bit
+    steps.
     """
 
     person: Person
@@ -41,6 +43,15 @@ class Assembled:
     lights: list[Lights]
     normal: Tensor | None = None
     roughness: Tensor | None = None
+    hair: Tensor | None = None
+
+    def shown(self) -> Tensor:
+        """(1, 3, R, R) sRGB: the albedo under the hair."""
+        if self.hair is None:
+            return self.texture
+        layer = torch.nn.functional.interpolate(self.hair, self.texture.shape[-2:], mode="bilinear")
+        colour, cover = layer[:, :3], layer[:, 3:]
+        return linear_to_srgb(torch.lerp(srgb_to_linear(self.texture), srgb_to_linear(colour), cover))
 
 
 def assemble(result: dict, person: Person, device: torch.device, offsets: np.ndarray | None = None) -> Assembled:
@@ -70,7 +81,7 @@ def assemble(result: dict, person: Person, device: torch.device, offsets: np.nda
 def picture(scene: Assembled, view: int, camera: Camera, lights: Lights | None = None,
             grey: bool = False) -> RenderOutput:
     """Renders one view's geometry under any camera; `grey` replaces texture and palette by a grey surface."""
-    texture, palette = scene.texture, scene.palette
+    texture, palette = scene.shown(), scene.palette
     if grey:
         texture = torch.full_like(texture[:, :, :8, :8], GEOMETRY_GREY)
         palette = torch.full_like(palette, GEOMETRY_GREY)

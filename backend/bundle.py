@@ -26,10 +26,10 @@ from .errors import GanfitError
 VERSION = 1
 RESULT, HEAD, GLB, LANDMARKS = "result.json", "head.npz", "head.glb", "landmarks68.json"
 ALBEDO, GENERATOR, SHEET = "albedo.png", "generator.png", "sheet.jpg"
-NORMAL, ROUGHNESS = "normal.png", "roughness.png"
+NORMAL, ROUGHNESS, HAIR = "normal.png", "roughness.png", "hair.png"
 REQUIRED = (RESULT, HEAD, GLB, LANDMARKS, ALBEDO, GENERATOR)
 _OUR_FILES = re.compile(
-    r"result\.json|head\.npz|head\.glb|landmarks68\.json|(albedo|generator|normal|roughness)\.png|sheet\.jpg"
+    r"result\.json|head\.npz|head\.glb|landmarks68\.json|(albedo|generator|normal|roughness|hair)\.png|sheet\.jpg"
     r"|(photo|render)_\d\d\.png|overlay_\d\d\.jpg"
 )
 _LEFTOVER_AGE_S = 3600.0

@@ -52,6 +52,8 @@ class Options:
     """Focal length of each photo, mm, 35 mm equivalent: None takes EXIF's, 0 leaves it to the fit."""
     refine: bool = True
     """Whether the photo's own detail and skin grain go into the final maps; False leaves the generator's map."""
+    hair: bool = True
+    """Whether the hair that lies on the head in the photo becomes a layer over the skin."""
 
     def __post_init__(self) -> None:
         for name, allowed in CHOICES.items():
@@ -61,8 +63,9 @@ class Options:
             _check_int("face", self.face, 0, 999)
         if self.iterations is not None:
             _check_int("iterations", self.iterations, 1, MAX_ITERATIONS)
-        if not isinstance(self.refine, bool):
-            raise GanfitError("bad_option", f"The option refine is {self.refine!r}; it is true or false.")
+        for name in ("refine", "hair"):
+            if not isinstance(getattr(self, name), bool):
+                raise GanfitError("bad_option", f"The option {name} is {getattr(self, name)!r}; it is true or false.")
         for name in ("generator", "out"):
             object.__setattr__(self, name, _check_path(name, getattr(self, name)))
         object.__setattr__(self, "focal_mm", _check_focal(self.focal_mm))

@@ -17,6 +17,7 @@ from backend.assemble import Assembled, assemble, full_render, jpeg, map_pixels,
 from backend.bundle import (
     ALBEDO,
     GENERATOR,
+    HAIR,
     NORMAL,
     ROUGHNESS,
     Bundle,
@@ -234,13 +235,15 @@ def describe(person: Person, params: FitParameters, views: list[View], trace: Fi
 def bundle_contents(scene: Assembled, result: dict, photos: list[np.ndarray]) -> dict[str, bytes]:
     """Every file of the bundle but `result.json`, from parameters and photos."""
     head = scene.person.head
-    maps = {GENERATOR: scene.generated, ALBEDO: scene.texture, NORMAL: scene.normal, ROUGHNESS: scene.roughness}
+    maps = {GENERATOR: scene.generated, ALBEDO: scene.texture, NORMAL: scene.normal, ROUGHNESS: scene.roughness,
+            HAIR: scene.hair}
     textures = {name: map_pixels(values) for name, values in maps.items() if values is not None}
     expression = [result["views"][0]["expression"][n] for n in head.expression_names]
     contents = {name: png(pixels) for name, pixels in textures.items()} | {
         "head.npz": head_npz(scene, result["shape"]["scale"]),
         "head.glb": glb.glb_bytes(head, (scene.cage + scene.offsets).cpu().numpy(), result["shape"]["scale"],
-                                  expression, palette=result["palette"], **glb_textures(textures)),
+                                  expression, palette=result["palette"],
+                                  **glb_textures(textures | {ALBEDO: map_pixels(scene.shown())})),
         "landmarks68.json": json_bytes(scene.landmarks.tolist()),
         "sheet.jpg": jpeg(contact_sheet(scene, photos)),
     }
@@ -270,7 +273,7 @@ def refined(scene: Assembled, result: dict, photos: list[np.ndarray]) -> Assembl
         return scene
     from backend.refine.refine import refine  # with scipy's filters: not before the first iteration
 
-    return refine(scene, photos, PRESETS[options.preset].albedo_size, options.seed)
+    return refine(scene, photos, PRESETS[options.preset].albedo_size, options.seed, options.hair)
 
 
 def glb_textures(textures: dict[str, np.ndarray]) -> dict[str, bytes]:

@@ -13,11 +13,12 @@ from backend.assemble import Assembled
 from backend.fit.person import Person
 from backend.fit.views import is_grey
 from backend.refine.grain import grain, octaves, resized
+from backend.refine.hair import HAIR_FACING, HAIR_RIM, hair_layer, seen_hair
 from backend.refine.pyramid import Bands, join, split, up
 from backend.refine.skin import FEATURES, luma, residual, skin_trust
 from backend.refine.surface import normal_map, roughness_map
 from backend.render.color import linear_to_srgb, srgb_to_linear
-from backend.texture.unwrap import Unwrapped, unwrap, uv_raster
+from backend.texture.unwrap import FACING, RIM, Unwrapped, unwrap, uv_raster
 
 WORK_SIZE = 512
 """Side of the maps that the photos are analysed in, texels; doubled for photos that show more."""
@@ -48,14 +49,16 @@ RELIEF_OCTAVES, RELIEF_OF_DETAIL = 2, 0.1
 
 
 @torch.no_grad()
-def refine(scene: Assembled, photos: list[np.ndarray], size: int, seed: int) -> Assembled:
-    """The scene with its final albedo, normal and roughness maps, `size` texels a side.
+def refine(scene: Assembled, photos: list[np.ndarray], size: int, seed: int, with_hair: bool = True) -> Assembled:
+    """The scene with its final albedo, normal and roughness maps, `size` texels a side, and with its hair.
 
     photos: one (H, W, 3) uint8 per view of the scene. Deterministic for a seed.
     """
     person = scene.person
     regions = region_maps(person, WORK_SIZE)
-    found = [_detail_of_photo(scene, i, photo, size) for i, photo in enumerate(photos)]
+    hair = [seen_hair(_unwrap(scene, i, photo, WORK_SIZE, HAIR_FACING, HAIR_RIM), regions)
+            for i, photo in enumerate(photos)]
+    found = [_detail_of_photo(scene, i, photo, size, hair[i].cover) for i, photo in enumerate(photos)]
     bands = _merge([both for both, _ in found])
     work = bands.bands[0].shape[-1]
     seen = resized(bands.weights[0], work)
@@ -70,7 +73,8 @@ def refine(scene: Assembled, photos: list[np.ndarray], size: int, seed: int) -> 
     relief = relief + RELIEF_OF_DETAIL * up(luma(_weighted(bands, work, slice(RELIEF_OCTAVES))), size)
     large = {name: up(mask, size) for name, mask in regions.items()}
     return replace(scene, texture=_eight_bits(linear_to_srgb(albedo)), normal=_eight_bits(normal_map(relief, mm)),
-                   roughness=_eight_bits(roughness_map(large, relief)))
+                   roughness=_eight_bits(roughness_map(large, relief)),
+                   hair=hair_layer(hair, regions) if with_hair else None)
 
 
 def region_maps(person: Person, size: int) -> dict[str, Tensor]:
@@ -99,8 +103,12 @@ def texel_mm(person: Person, size: int) -> float:
     return 1000 * math.sqrt(float((surface / area.clamp_min(1e-12)).median())) / size
 
 
-def _detail_of_photo(scene: Assembled, view: int, photo: np.ndarray, size: int) -> tuple[Bands, Tensor]:
-    """Bands of one photo against the generator's map, completed by symmetry, and its density (1, 1, R, R)."""
+def _detail_of_photo(scene: Assembled, view: int, photo: np.ndarray, size: int,
+                     hair: Tensor) -> tuple[Bands, Tensor]:
+    """Bands of one photo against the generator's map, completed by symmetry, and its density (1, 1, R, R).
+
+    hair: (1, 1, S, S) where the photo shows hair over the skin.
+    """
     side = WORK_SIZE
     unwrapped = _unwrap(scene, view, photo, side)
     while side < size and float(unwrapped.density[unwrapped.weight > 0.5].median()) > PIXELS_PER_TEXEL:
@@ -109,7 +117,7 @@ def _detail_of_photo(scene: Assembled, view: int, photo: np.ndarray, size: int) 
     regions = region_maps(scene.person, side)
     difference = residual(unwrapped, srgb_to_linear(resized(scene.generated, side)))
     count = OCTAVES + int(math.log2(side // WORK_SIZE))
-    trust = skin_trust(unwrapped, difference, regions)
+    trust = skin_trust(unwrapped, difference, regions) * (1 - resized(hair, side))
     if is_grey(photo):
         difference = luma(difference).expand(-1, 3, -1, -1)
     gain = 1 - FOLD_SHARE * _folds(scene, view, side)
@@ -127,10 +135,11 @@ def _detail_of_photo(scene: Assembled, view: int, photo: np.ndarray, size: int) 
     return Bands(bands, weights, own.rest), unwrapped.density.permute(2, 0, 1)[None]
 
 
-def _unwrap(scene: Assembled, view: int, photo: np.ndarray, side: int) -> Unwrapped:
+def _unwrap(scene: Assembled, view: int, photo: np.ndarray, side: int, facing: tuple[float, float] = FACING,
+            rim: float = RIM) -> Unwrapped:
     person = scene.person
     return unwrap(person.raster, person.head, scene.verts1[view:view + 1], scene.cameras[view], scene.lights[view],
-                  photo, side)
+                  photo, side, facing, rim)
 
 
 def _folds(scene: Assembled, view: int, side: int) -> Tensor:

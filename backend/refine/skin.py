@@ -59,7 +59,7 @@ def skin_trust(unwrapped: Unwrapped, difference: Tensor, regions: dict[str, Tens
     """
     trust = unwrapped.weight.permute(2, 0, 1)[None] * (1 - _overexposed(unwrapped))
     trust = trust * (1 - regions["scalp"])
-    likely = _likelihood(unwrapped, trust, regions)
+    likely = skin_colour(unwrapped, trust, regions)
     outlier = 1 - likely
     levels = round(math.log2(JUDGED_WAVELENGTH * trust.shape[-1])) - 1
     for _ in range(ROBUST_STEPS):
@@ -73,7 +73,7 @@ def _overexposed(unwrapped: Unwrapped) -> Tensor:
     return torch.nn.functional.max_pool2d(full, 5, 1, 2)
 
 
-def _likelihood(unwrapped: Unwrapped, trust: Tensor, regions: dict[str, Tensor]) -> Tensor:
+def skin_colour(unwrapped: Unwrapped, trust: Tensor, regions: dict[str, Tensor]) -> Tensor:
     """(1, 1, R, R) how likely the colour is this skin's; 1 in the face's features, where it says nothing."""
     encoded = linear_to_srgb(unwrapped.albedo.clamp(0, 1))[None]
     cheeks = torch.maximum(regions["cheek"], regions["nose"]) * (trust > 0.5)

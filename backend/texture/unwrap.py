@@ -63,7 +63,7 @@ def unwrap_view(person: Person, params: FitParameters, view: View, resolution: i
 
 @torch.no_grad()
 def unwrap(raster: Rasterizer, head: HeadModel, verts1: Tensor, camera: Camera, lights: Lights, photo: np.ndarray,
-           resolution: int) -> Unwrapped:
+           resolution: int, facing: tuple[float, float] = FACING, rim: float = RIM) -> Unwrapped:
     """Lays a photo into the UV layout.
 
     Args:
@@ -71,6 +71,7 @@ def unwrap(raster: Rasterizer, head: HeadModel, verts1: Tensor, camera: Camera, 
         camera, lights: of the whole photo, batches of one.
         photo: (H, W, 3) uint8 sRGB.
         resolution: side R of the maps, texels.
+        facing, rim: see `FACING` and `RIM`.
     """
     rast, tri = uv_raster(raster, head, resolution)
     normals = vertex_normals(raster, verts1, head.tri1)
@@ -81,11 +82,11 @@ def unwrap(raster: Rasterizer, head: HeadModel, verts1: Tensor, camera: Camera, 
     flat = points.reshape(1, -1, 3)
     pixel = camera.project(flat).view(resolution, resolution, 2)
     depth = -camera.view(flat)[..., 2].view(resolution, resolution, 1)
-    facing = (normal * torch.nn.functional.normalize(camera.position() - points, dim=-1)).sum(-1, keepdim=True)[0]
+    cosine = (normal * torch.nn.functional.normalize(camera.position() - points, dim=-1)).sum(-1, keepdim=True)[0]
     density = _density(head, verts1, camera, rast, tri, resolution)
     colour = _sample_photo(photo, pixel, float(density[covered > 0].median()))
-    weight = covered * _smoothstep(facing, *FACING) * _inside(pixel, photo.shape[:2])
-    weight = weight * _nearest(raster, head, verts1, camera, pixel, depth, facing)
+    weight = covered * _smoothstep(cosine, *facing) * _inside(pixel, photo.shape[:2])
+    weight = weight * _nearest(raster, head, verts1, camera, pixel, depth, cosine, rim)
     shading = lights.irradiance(normal, ao, None if lights.point_position is None else points)[0] / math.pi
     weight = weight * (shading.amin(-1, keepdim=True) > MIN_SHADING)
     return Unwrapped(colour * covered, weight, shading * covered,
@@ -128,7 +129,7 @@ def _inside(pixel: Tensor, size: tuple[int, int], margin: float = 3.0) -> Tensor
 
 
 def _nearest(raster: Rasterizer, head: HeadModel, verts1: Tensor, camera: Camera, pixel: Tensor, depth: Tensor,
-             facing: Tensor) -> Tensor:
+             cosine: Tensor, rim_width: float) -> Tensor:
     """(R, R, 1): 0 where another surface hides the texel, growing to 1 away from the rims of what is nearer."""
     low, high = (f(camera.project(verts1)[0], 0).values for f in (torch.min, torch.max))
     side = float((high - low).max())
@@ -142,12 +143,12 @@ def _nearest(raster: Rasterizer, head: HeadModel, verts1: Tensor, camera: Camera
     at = ((pixel - low) * scale).long()
     x, y = at[..., 0].clamp(0, size[1] - 1), at[..., 1].clamp(0, size[0] - 1)
     metres = depth / window.focal
-    slope = (1 - facing**2).clamp_min(0).sqrt() / facing.clamp_min(0.1)
+    slope = (1 - cosine**2).clamp_min(0).sqrt() / cosine.clamp_min(0.1)
     front = -torch.nn.functional.max_pool2d(-surface[None, None], 3, 1, 1)[0, 0]
     seen = depth < front[y, x][..., None] + DEPTH_SLACK_M + 3 * metres * slope
     trust = seen.float()
     part = torch.nn.functional.pad(head.tri1_part, (1, 0))[rast[0, ..., 3].long()].cpu().numpy()
-    rims = [(_silhouettes(surface), RIM)]
+    rims = [(_silhouettes(surface), rim_width)]
     rims += [(np.isin(part, [head.PARTS.index(n) for n in names]), width) for names, width in PART_RIMS.items()]
     for rim, width in rims:
         if not rim.any():
