@@ -18,6 +18,10 @@ from backend.errors import GanfitError
 from ganfit_blender.importer.axes import linear_to_srgb, srgb_to_linear
 
 
+HAIR = (180, 40, 20)
+"""sRGB colour of the hair of the bundle that has some."""
+
+
 class Looks(NamedTuple):
     """What the script wrote down, and what went in."""
 
@@ -41,6 +45,10 @@ def looks(bpy_python, extension_zip, tmp_path_factory) -> Looks:
     shutil.copytree(folder / "fay", folder / "gus")
     for name in ("normal", "roughness"):
         Image.new("RGB", (64, 64), (128, 128, 255)).save(folder / "gus" / f"{name}.png")
+    layer = np.zeros((64, 64, 4), np.uint8)
+    layer[:] = (*HAIR, 0)
+    layer[:, :32, 3] = 255  # the subject's right
+    Image.fromarray(layer).save(folder / "gus" / "hair.png")
     job = {"zip": str(extension_zip), "bundle": str(folder / "fay"), "mapped": str(folder / "gus"), "out": str(folder)}
     run_blender(bpy_python, "looks.py", job, folder / "profile")
     palette = json.loads((folder / "fay" / "result.json").read_text("utf-8"))["palette"]
@@ -74,6 +82,21 @@ def test_albedo_is_packed_and_takes_paint(looks):
 
 def test_the_panel_has_a_slider_for_each_number(looks):
     assert looks.report["sliders"] == ["hair", "hair_color", "pores", "scatter", "specular"]
+
+
+def test_hair_of_the_photo_covers_what_it_covers_and_can_be_taken_off(looks):
+    assert looks.report["hair sockets"] == ["hair", "pores", "scatter", "specular"], "its colours are the photo's"
+    on, off = looks.arrays["hair 1"], looks.arrays["hair 0"]
+    head = off[..., :3].sum(-1) > 0.3  # over black
+    whole, other = head & (np.arange(64) < 29), head & (np.arange(64) > 38)
+    assert whole.sum() > 200 and other.sum() > 200
+    np.testing.assert_allclose(np.median(on[whole][:, :3], 0), srgb_to_linear(np.array(HAIR) / 255), atol=0.01)
+    np.testing.assert_allclose(on[other], off[other], atol=1e-4)
+    assert np.abs(on[whole] - off[whole]).mean() > 0.1
+    baked = looks.arrays["hair baked 1"]
+    np.testing.assert_allclose(baked[:, :15].mean((0, 1)), np.array(HAIR) / 255, atol=0.01)
+    np.testing.assert_allclose(baked[:, 17:], 0.5, atol=0.01)
+    np.testing.assert_allclose(looks.arrays["hair baked 0"], 0.5, atol=0.01)
 
 
 def test_maps_of_a_refinement_are_used(looks):

@@ -15,7 +15,7 @@ from ..errors import AddonError
 
 VERSION = 1
 RESULT, HEAD = "result.json", "head.npz"
-ALBEDO, NORMAL, ROUGHNESS = "albedo.png", "normal.png", "roughness.png"
+ALBEDO, NORMAL, ROUGHNESS, HAIR = "albedo.png", "normal.png", "roughness.png", "hair.png"
 SKIN = "skin"
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A shade of cropped hair on the scalp: a mask in the UV layout, mixed over the albedo with a strength."""
+"""Hair on the scalp as a colour over the albedo, mixed in with a strength: the photo's, or a shade of cropped hair."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from . import textures
 from .axes import linear_to_srgb, srgb_to_linear
-from .bundle import ResultBundle
+from .bundle import HAIR, ResultBundle
 from .mesh import UV_LAYERS, Part
 
 SHADE = "Hair Shade"  # the node with the strength
@@ -26,7 +26,12 @@ BROW_SHARE = 0.2  # the darkest fifth of the brows is hair
 
 def add_nodes(material: bpy.types.Material, bundle: ResultBundle, part: Part,
               albedo: bpy.types.Image) -> bpy.types.ShaderNode | None:
-    """A mix node whose `A` wants the albedo and whose `Result` is the skin with hair; None without a scalp."""
+    """A mix node whose `A` wants the albedo and whose `Result` is the skin with hair; None without a scalp.
+
+    The hair is the bundle's own layer where it has one, else a shade on the scalp.
+    """
+    if (bundle.folder / HAIR).is_file():
+        return _add_photo_nodes(material, bundle)
     scalp = region(bundle, part, "scalp")
     if scalp is None:
         return None
@@ -61,6 +66,28 @@ def add_nodes(material: bpy.types.Material, bundle: ResultBundle, part: Part,
     return mix
 
 
+def _add_photo_nodes(material: bpy.types.Material, bundle: ResultBundle) -> bpy.types.ShaderNode:
+    nodes, links = material.node_tree.nodes, material.node_tree.links
+    layer, uv, amount, mix = (nodes.new(f"ShaderNode{kind}") for kind in ("TexImage", "UVMap", "Math", "Mix"))
+    layer.image = bpy.data.images.load(str(bundle.folder / HAIR))
+    layer.image.name, layer.image.alpha_mode = f"{bundle.name} hair", "CHANNEL_PACKED"
+    layer.image.pack()
+    layer.name, layer.extension = MASK, "EXTEND"
+    uv.uv_map = next(iter(UV_LAYERS))
+    amount.operation = "MULTIPLY"
+    amount.name = amount.label = SHADE
+    amount.inputs[1].default_value = 1.0
+    mix.name = MIX
+    mix.data_type, mix.clamp_factor = "RGBA", True
+    for node, place in ((uv, (-1120, 620)), (layer, (-900, 620)), (amount, (-560, 560)), (mix, (-300, 320))):
+        node.location = place
+    links.new(uv.outputs["UV"], layer.inputs["Vector"])
+    links.new(layer.outputs["Alpha"], amount.inputs[0])
+    links.new(layer.outputs["Color"], mix_socket(mix.inputs, "B"))
+    links.new(amount.outputs[0], mix_socket(mix.inputs, "Factor", "Float"))
+    return mix
+
+
 def compose(material: bpy.types.Material, albedo: np.ndarray) -> np.ndarray:
     """(H, W, 3) the albedo, sRGB-encoded, with the hair as the nodes of the material lay it over it."""
     nodes = material.node_tree.nodes
@@ -68,12 +95,15 @@ def compose(material: bpy.types.Material, albedo: np.ndarray) -> np.ndarray:
     if mix is None or mask is None or amount is None or mask.image is None:
         return albedo
     height, width = albedo.shape[:2]
-    picture = textures.read_image(mask.image)[..., 0]
-    rows = (np.arange(height) * picture.shape[0]) // height
-    columns = (np.arange(width) * picture.shape[1]) // width
+    rows = (np.arange(height) * mask.image.size[1]) // height
+    columns = (np.arange(width) * mask.image.size[0]) // width
+    picture = textures.read_image(mask.image)[rows][:, columns]
+    linear, strength = srgb_to_linear(albedo), amount.inputs[1].default_value
+    if mix_socket(mix.inputs, "B").is_linked:  # the photo's hair, each texel with its own colour
+        share, color = picture[..., 3:] * strength, srgb_to_linear(picture[..., :3])
+        return linear_to_srgb(linear + np.clip(share, 0, 1) * (color - linear)).astype(np.float32)
     hairs = 0.55 + 0.45 * np.clip(0.5 + 1.5 * textures.cloud(max(height, width), int(UV_LENGTH_MM / HAIRS_MM), 9), 0, 1)
-    share = picture[rows][:, columns] * hairs[:height, :width] * amount.inputs[1].default_value
-    linear = srgb_to_linear(albedo)
+    share = picture[..., 0] * hairs[:height, :width] * strength
     color = np.array(mix_socket(mix.inputs, "B").default_value[:3])
     return linear_to_srgb(linear + np.clip(share, 0, 1)[..., None] * (color - linear)).astype(np.float32)
 

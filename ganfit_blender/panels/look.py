@@ -41,5 +41,7 @@ def skin_sockets(skin: bpy.types.Material | None) -> dict[str, bpy.types.NodeSoc
         found["specular"] = nodes[material.SPECULAR_STRENGTH].inputs[1]
     if hair.SHADE in nodes and hair.MIX in nodes:
         found["hair"] = nodes[hair.SHADE].inputs[1]
-        found["hair_color"] = hair.mix_socket(nodes[hair.MIX].inputs, "B")
+        color = hair.mix_socket(nodes[hair.MIX].inputs, "B")
+        if not color.is_linked:
+            found["hair_color"] = color
     return found

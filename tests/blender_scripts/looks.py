@@ -87,6 +87,30 @@ def corneas(out: Path) -> None:
         eye.hide_render = True
 
 
+def photo_hair(out: Path) -> None:
+    """The skin's colour as light, seen from the front, with all of the photo's hair and with none."""
+    scene, skin = bpy.context.scene, head().data.materials[0]
+    nodes = skin.node_tree.nodes
+    look = importlib.import_module(f"{EXTENSION}.panels.look")
+    hair = importlib.import_module(f"{EXTENSION}.importer.hair")
+    report["hair sockets"] = sorted(look.skin_sockets(skin))
+    camera = bpy.data.objects.new("Hair Camera", bpy.data.cameras.new("Hair Camera"))
+    scene.collection.objects.link(camera)
+    camera.data.type, camera.data.ortho_scale = "ORTHO", 0.35
+    camera.location, camera.rotation_euler = (head().matrix_world.translation.x, -1, 0), (math.pi / 2, 0, 0)
+    scene.camera, scene.render.resolution_x, scene.render.resolution_y = camera, 64, 64
+    for other in scene.objects:
+        other.hide_render = other != head()
+    light = nodes.new("ShaderNodeEmission")
+    skin.node_tree.links.new(shader("skin").inputs["Base Color"].links[0].from_socket, light.inputs["Color"])
+    skin.node_tree.links.new(light.outputs[0], next(n for n in nodes if n.type == "OUTPUT_MATERIAL").inputs["Surface"])
+    for strength in (1.0, 0.0):
+        nodes[hair.SHADE].inputs[1].default_value = strength
+        render(out / "hair.exr", 4)
+        arrays[f"hair {strength:.0f}"] = linear_pixels(out / "hair.exr")
+        arrays[f"hair baked {strength:.0f}"] = hair.compose(skin, np.full((32, 32, 3), 0.5, np.float32))
+
+
 def scatter() -> float:
     """The scale of the skin's subsurface as it is evaluated, in the scene's units."""
     bpy.context.view_layer.update()
@@ -151,6 +175,7 @@ def main(job: dict) -> None:
     empty_scene()
     bpy.ops.ganfit.import_result(directory=job["mapped"], match=False)
     report["mapped"] = images("skin")
+    photo_hair(out)
     np.savez(out / "looks.npz", **arrays)
     answer(out / "looks.json", **report)
 
