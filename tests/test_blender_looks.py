@@ -17,7 +17,6 @@ from backend import assets
 from backend.errors import GanfitError
 from ganfit_blender.importer.axes import linear_to_srgb, srgb_to_linear
 
-
 HAIR = (180, 40, 20)
 """sRGB colour of the hair of the bundle that has some."""
 

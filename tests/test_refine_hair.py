@@ -36,7 +36,8 @@ def test_hair_is_found_in_its_place_and_colour(sitter: Sitter, colour: str) -> N
     layer = refine(sitter.scene, [sitter.photo(painted(sitter, truth, HAIR[colour]))], SIZE, SEED).hair
     assert layer is not None and layer.shape == (1, 4, SIZE, SIZE)
     cover = layer[:, 3:]
-    inside = cover[-torch.nn.functional.max_pool2d(-truth, 17, 1, 8) > 0].mean()  # off the nape and the hairline, which are soft
+    core = -torch.nn.functional.max_pool2d(-truth, 17, 1, 8) > 0  # off the nape and the hairline, which are soft
+    inside = cover[core].mean()
     outside = cover[truth == 0]
     assert inside > 0.9 and outside.mean() < 0.01
     found = srgb_to_linear(layer[:, :3])[0, :, (cover * truth)[0, 0] > 0.9].median(1).values
