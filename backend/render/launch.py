@@ -17,6 +17,7 @@ import warp as wp
 from backend.paths import cache_dir
 
 CPU_BANDS = 2  # fixed, not the number of cores: the order of the gradient sums depends on it
+FEW = 30_000  # pixels or triangles below which to wake a second thread takes longer than it saves
 
 
 def start_warp() -> None:
@@ -112,14 +113,16 @@ class Launcher:
         stream = None if self.is_cpu else wp.stream_from_torch(torch.cuda.current_stream(self.device))
         wp.launch(kernel, dim=dim, inputs=args, device=self._warp_device, stream=stream)
 
-    @property
-    def thread_count(self) -> int:
-        """How many tasks run at the same time."""
-        return 1 if self._pool is None or torch.get_num_threads() == 1 else CPU_BANDS
+    def threads_for(self, items: int) -> int:
+        """How many tasks that go over so many pixels or triangles together run at the same time."""
+        return 1 if self._pool is None or items < FEW or torch.get_num_threads() == 1 else CPU_BANDS
 
-    def side_by_side(self, tasks: list[Callable[[], None]]) -> None:
-        """Run at most `CPU_BANDS` tasks that write to different places, one thread each."""
-        if self._pool is None or self.thread_count == 1:
+    def side_by_side(self, tasks: list[Callable[[], None]], items: int) -> None:
+        """Run at most `CPU_BANDS` tasks that write to different places, one thread each.
+
+        `items`: pixels or triangles that they go over together.
+        """
+        if self._pool is None or self.threads_for(items) == 1:
             for task in tasks:
                 task()
             return
@@ -128,15 +131,15 @@ class Launcher:
         for other in others:
             other.result()
 
-    def in_bands(self, task: Callable[[int, int, int], None], extent: int, count: int | None = None) -> None:
-        """Run `task(band, start, stop)` over `extent` cut into bands.
+    def in_bands(self, task: Callable[[int, int, int], None], extent: int, items: int, fixed: bool = True) -> None:
+        """Run `task(band, start, stop)` over `extent`, `items` pixels or triangles, cut into bands.
 
-        `count`: bands, where not `band_count`: `thread_count` does for tasks whose results no cut changes.
+        `fixed`: `band_count` bands; else as many as there are threads, where no cut changes the results.
         """
-        count = count or self.band_count
+        count = self.band_count if fixed else self.threads_for(items)
         cuts = [extent * k // count for k in range(count + 1)]
         parts = [(k, cuts[k], cuts[k + 1]) for k in range(count) if cuts[k] < cuts[k + 1]]
-        self.side_by_side([partial(task, *part) for part in parts])
+        self.side_by_side([partial(task, *part) for part in parts], items)
 
     def over_pixels(self, kernel: wp.Kernel, shape: tuple[int, ...], before: list[Any], after: list[Any]) -> None:
         """Launch a pixel kernel over (B, H, W, ...) with the arguments before, H, W, y0, span, after.
@@ -148,7 +151,7 @@ class Launcher:
         def task(band: int, y0: int, y1: int) -> None:
             self.over_rows(kernel, shape, y0, y1, before, [a[band] if isinstance(a, list) else a for a in after])
 
-        self.in_bands(task, shape[1], self.band_count if has_bands else self.thread_count)
+        self.in_bands(task, shape[1], math.prod(shape[:3]), has_bands)
 
     def over_whole_pixels(self, kernel: wp.Kernel, shape: tuple[int, ...], before: list[Any], after: list[Any]) -> None:
         """Like `over_pixels`, in one piece."""
@@ -162,10 +165,13 @@ class Launcher:
         span = width if self.is_cpu else 1
         self.launch(kernel, (batch, y1 - y0, width // span), [*before, height, width, y0, span, *after])
 
-    def over_items(self, kernel: wp.Kernel, dim: tuple[int, int], args: list[Any]) -> None:
-        """Launch a kernel over (outer, count) whose last argument is the first index of its band of `count`."""
+    def over_items(self, kernel: wp.Kernel, dim: tuple[int, int], args: list[Any], weight: int = 1) -> None:
+        """Launch a kernel over (outer, count) whose last argument is the first index of its band of `count`.
+
+        `weight`: pixels or triangles that one index handles.
+        """
 
         def task(_band: int, start: int, stop: int) -> None:
             self.launch(kernel, (dim[0], stop - start), [*args, start])
 
-        self.in_bands(task, dim[1], self.thread_count)
+        self.in_bands(task, dim[1], dim[0] * dim[1] * weight, fixed=False)

@@ -39,8 +39,14 @@ class Rasterizer(Protocol):
         """
         ...
 
-    def interpolate(self, attr: torch.Tensor, rast: torch.Tensor, tri: torch.Tensor) -> torch.Tensor:
-        """Vertex attributes (B or 1, V, C) at the pixels: (B, H, W, C), zero where nothing is."""
+    def interpolate(
+        self, attr: torch.Tensor, rast: torch.Tensor, tri: torch.Tensor, pos: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Vertex attributes (B or 1, V, C) at the pixels: (B, H, W, C), zero where nothing is.
+
+        `pos`: the positions that `rast` was drawn from. The gradient may then go to them at once, past `rast`: the same
+        in less time.
+        """
         ...
 
     def texture(self, tex: torch.Tensor, uv: torch.Tensor, lod: torch.Tensor | None = None) -> torch.Tensor:

@@ -32,7 +32,9 @@ class NvdiffrastRasterizer:
     def rasterize(self, pos: torch.Tensor, tri: torch.Tensor, resolution: tuple[int, int]) -> torch.Tensor:
         return self._dr.rasterize(self._context, pos.contiguous(), tri, resolution=resolution, grad_db=False)[0]
 
-    def interpolate(self, attr: torch.Tensor, rast: torch.Tensor, tri: torch.Tensor) -> torch.Tensor:
+    def interpolate(
+        self, attr: torch.Tensor, rast: torch.Tensor, tri: torch.Tensor, pos: torch.Tensor | None = None
+    ) -> torch.Tensor:
         return self._dr.interpolate(attr.contiguous(), rast, tri)[0]
 
     def texture(self, tex: torch.Tensor, uv: torch.Tensor, lod: torch.Tensor | None = None) -> torch.Tensor:

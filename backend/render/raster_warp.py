@@ -7,6 +7,7 @@ but warp gives CUDA from the same source.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -54,15 +55,17 @@ class WarpRasterizer:
     def rasterize(self, pos: torch.Tensor, tri: torch.Tensor, resolution: tuple[int, int]) -> torch.Tensor:
         return _Rasterize.apply(pos, tri, resolution, self)
 
-    def interpolate(self, attr: torch.Tensor, rast: torch.Tensor, tri: torch.Tensor) -> torch.Tensor:
-        return _Interpolate.apply(attr, rast, tri, self)
+    def interpolate(
+        self, attr: torch.Tensor, rast: torch.Tensor, tri: torch.Tensor, pos: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        return _Interpolate.apply(attr, rast if pos is None else rast.detach(), tri, pos, self)
 
     def texture(self, tex: torch.Tensor, uv: torch.Tensor, lod: torch.Tensor | None = None) -> torch.Tensor:
         levels = 1 if lod is None else mip_levels((tex.shape[1], tex.shape[2]), lod)
         return _Texture.apply(tex, uv, lod, levels, self)
 
     def antialias(self, color: torch.Tensor, rast: torch.Tensor, pos: torch.Tensor, tri: torch.Tensor) -> torch.Tensor:
-        return _Antialias.apply(color, rast, pos, tri, self)
+        return _Antialias.apply(color, rast.detach(), pos, tri, self)
 
     @torch.no_grad()
     def texture_lod(
@@ -132,7 +135,7 @@ def _draw(raster: WarpRasterizer, pos: torch.Tensor, tri: torch.Tensor, rast: to
             launcher.launch(kernels.raster_depth, dim, [*head, *shape[1:], y0, y1, span, keys])
             launcher.over_rows(kernels.raster_resolve, shape, y0, y1, head, [keys, _vec4(rast)])
 
-        launcher.in_bands(task, shape[1], launcher.thread_count)
+        launcher.in_bands(task, shape[1], shape.numel() + shape[0] * tri.shape[0], fixed=False)
 
 
 class _Rasterize(torch.autograd.Function):
@@ -148,35 +151,58 @@ class _Rasterize(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad_rast):  # type: ignore[no-untyped-def]
         pos, tri, rast = ctx.saved_tensors
-        grad_pos = ctx.raster.launcher.zeros(pos)
-        before = [_vec4(pos), _vec3i(tri), _vec4(rast), _vec4(grad_rast.contiguous()), pos.shape[1]]
-        ctx.raster.launcher.over_pixels(kernels.raster_backward, rast.shape, before, [bands(grad_pos, wp.vec4)])
-        return total(grad_pos), None, None, None
+        nothing = pos.new_empty(0)
+        return _interpolate_backward(ctx.raster, nothing, rast, tri, pos, grad_rast, 2, False)[2], None, None, None
 
 
 class _Interpolate(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, attr, rast, tri, raster):  # type: ignore[no-untyped-def]
+    def forward(ctx, attr, rast, tri, pos, raster):  # type: ignore[no-untyped-def]
         attr, rast = attr.contiguous(), rast.contiguous()
         channels = attr.shape[2]
-        ctx.step = attr[0].numel() if attr.shape[0] > 1 else 0
         out = torch.empty((*rast.shape[:3], channels), device=rast.device)
-        before = [array(attr), _vec3i(tri), _vec4(rast), ctx.step, channels]
+        before = [array(attr), _vec3i(tri), _vec4(rast), _step(attr), channels]
         raster.launcher.over_pixels(kernels.interpolate_forward, rast.shape, before, [array(out)])
-        ctx.save_for_backward(attr, rast, tri)
+        ctx.save_for_backward(attr, rast, tri, None if pos is None else pos.contiguous())
         ctx.raster = raster
         return out
 
     @staticmethod
     def backward(ctx, grad_out):  # type: ignore[no-untyped-def]
-        attr, rast, tri = ctx.saved_tensors
+        attr, rast, tri, pos = ctx.saved_tensors
         need_attr = ctx.needs_input_grad[0]
-        grad_attr = ctx.raster.launcher.zeros(attr if need_attr else attr[:, :0])
-        grad_rast = torch.empty_like(rast)
-        before = [array(attr), _vec3i(tri), _vec4(rast), array(grad_out.contiguous()), ctx.step, attr.shape[2]]
-        after = [int(need_attr), bands(grad_attr), _vec4(grad_rast)]
-        ctx.raster.launcher.over_pixels(kernels.interpolate_backward, rast.shape, before, after)
-        return (total(grad_attr) if need_attr else None), grad_rast, None, None
+        grads = _interpolate_backward(ctx.raster, attr, rast, tri, pos, grad_out, attr.shape[2], need_attr)
+        return grads[0], grads[1], None, grads[2], None
+
+
+def _step(attr: torch.Tensor) -> int:
+    """Numbers from one item of a batch of attributes to the next: 0 where all share one."""
+    return attr[0].numel() if attr.ndim == 3 and attr.shape[0] > 1 else 0
+
+
+def _interpolate_backward(
+    raster: WarpRasterizer,
+    attr: torch.Tensor,
+    rast: torch.Tensor,
+    tri: torch.Tensor,
+    pos: torch.Tensor | None,
+    grad_out: torch.Tensor,
+    channels: int,
+    need_attr: bool,
+) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
+    """Gradients to the attributes, and to rast or, where they are given, to the positions."""
+    launcher = raster.launcher
+    nothing = rast[:0]
+    corners = nothing if pos is None else pos
+    grad_rast = torch.empty_like(rast) if pos is None else nothing
+    grad_attr, grad_pos = launcher.zeros(attr if need_attr else attr[:0]), launcher.zeros(corners)
+    before = [array(attr), _vec3i(tri), _vec4(rast), array(grad_out.contiguous()), _vec4(corners), _step(attr)]
+    before += [channels, grad_out.shape[3], corners.shape[1], int(need_attr), int(pos is not None)]
+    after = [bands(grad_attr), _vec4(grad_rast), bands(grad_pos, wp.vec4)]
+    launcher.over_pixels(kernels.interpolate_backward, rast.shape, before, after)
+    if pos is None:
+        return (total(grad_attr) if need_attr else None), grad_rast, None
+    return (total(grad_attr) if need_attr else None), None, total(grad_pos)
 
 
 class _Texture(torch.autograd.Function):
@@ -207,7 +233,8 @@ class _Texture(torch.autograd.Function):
             args = [*before, int(need_tex), parity]
             launcher.over_whole_pixels(kernels.texture_backward, uv.shape, args, [target, places])
 
-        launcher.side_by_side([partial(task, k if len(targets) > 1 else -1, t) for k, t in enumerate(targets)])
+        tasks = [partial(task, k if len(targets) > 1 else -1, t) for k, t in enumerate(targets)]
+        launcher.side_by_side(tasks, math.prod(uv.shape[:3]))
         grad_tex = _fold_mip_chain(launcher, grad_chain, ctx.shape, ctx.levels) if need_tex else None
         return grad_tex, total(grad_uv), None, None, None
 
@@ -232,7 +259,7 @@ def _mip_chain(launcher: Launcher, tex: torch.Tensor, levels: int) -> torch.Tens
     views[0].copy_(tex)
     for view in views[:-1]:
         args = [array(chain), step, view.storage_offset(), view.shape[1], view.shape[2], channels]
-        launcher.over_items(kernels.mip_down, (batch, view.shape[1] // 2), args)
+        launcher.over_items(kernels.mip_down, (batch, view.shape[1] // 2), args, view.shape[2])
     return chain
 
 
@@ -241,7 +268,7 @@ def _fold_mip_chain(launcher: Launcher, grad: torch.Tensor, shape: tuple[int, ..
     views = _level_views(grad, shape, levels)
     for view in reversed(views[:-1]):
         args = [array(grad), grad.shape[1], view.storage_offset(), view.shape[1], view.shape[2], shape[3]]
-        launcher.over_items(kernels.mip_up, (shape[0], view.shape[1] // 2), args)
+        launcher.over_items(kernels.mip_up, (shape[0], view.shape[1] // 2), args, view.shape[2])
     return views[0]
 
 
@@ -266,7 +293,7 @@ def _silhouettes(
             dim = (shape[0], (stop - start) // span)
             launcher.launch(kernels.antialias_analyse, dim, [*args, band, *lists, start, span])  # noqa: B023
 
-        launcher.in_bands(task, tri.shape[0])
+        launcher.in_bands(task, tri.shape[0], shape[0] * tri.shape[0])
         found = counts.tolist()
         if max(found) <= room:
             break

@@ -15,7 +15,10 @@ that it is for. Kernels over rows keep what belongs to a triangle while its pixe
 
 import warp as wp
 
-wp.set_module_options({"enable_backward": False})
+# On a CPU: products and sums in one instruction, as on a GPU; what LLVM's search for vectors finds in straight code is
+# slower here than none. The rest is warp's default.
+_FLAGS = f"{wp.config.cpu_compiler_flags or ''} -ffp-contract=fast -fno-slp-vectorize"
+wp.set_module_options({"enable_backward": False, "cpu_compiler_flags": _FLAGS})
 
 NOTHING = wp.constant(wp.uint32(0xFFFFFFFF))  # depth of a pixel without a triangle
 MIN_W = wp.constant(1.0e-6)
@@ -248,94 +251,6 @@ def raster_resolve(
 
 
 @wp.func_native("""
-const float step = 2.0f / width, cy = (y + 0.5f) * 2.0f / height - 1.0f;
-const wp::vec4* values = rast.data + start;
-const wp::vec4* grads = grad_rast.data + start;
-int x = begin;
-while (x < stop) {
-    const int t = static_cast<int>(values[x][3]) - 1;
-    if (t < 0) {
-        ++x;
-        continue;
-    }
-    const wp::vec3i& face = tri.data[t];
-    const wp::vec4& p0 = pos.data[base + face[0]];
-    const wp::vec4& p1 = pos.data[base + face[1]];
-    const wp::vec4& p2 = pos.data[base + face[2]];
-    const float cx = (x + 0.5f) * step - 1.0f;
-    const wp::vec3 q0(p0[0] - cx * p0[3], p0[1] - cy * p0[3], p0[3]);
-    const wp::vec3 q1(p1[0] - cx * p1[3], p1[1] - cy * p1[3], p1[3]);
-    const wp::vec3 q2(p2[0] - cx * p2[3], p2[1] - cy * p2[3], p2[3]);
-    const wp::vec3 edges = wp::cross(q1, q2) + wp::cross(q2, q0) + wp::cross(q0, q1);
-    const float slope = edges[0] * step;
-    // Sums over the pixels of the gradients to the three edge functions: of themselves, and times the place.
-    float s0 = 0.0f, s1 = 0.0f, s2 = 0.0f, x0 = 0.0f, x1 = 0.0f, x2 = 0.0f;
-    for (int first = x; x < stop && static_cast<int>(values[x][3]) - 1 == t; ++x) {
-        const float gu = grads[x][0], gv = grads[x][1], dx = x - first, area = slope * dx + edges[2];
-        const float inverse = wp::abs(area) > 1.0e-20f ? 1.0f / area : 0.0f;
-        const float common = gu * values[x][0] + gv * values[x][1];
-        const float g0 = (gu - common) * inverse, g1 = (gv - common) * inverse, g2 = -common * inverse;
-        s0 += g0;
-        s1 += g1;
-        s2 += g2;
-        x0 += g0 * dx;
-        x1 += g1 * dx;
-        x2 += g2 * dx;
-    }
-    const wp::vec3 m0(x0 * step, 0.0f, s0), m1(x1 * step, 0.0f, s1), m2(x2 * step, 0.0f, s2);
-    const wp::vec3 g0 = wp::cross(m1, q2) - wp::cross(m2, q1);
-    const wp::vec3 g1 = wp::cross(m2, q0) - wp::cross(m0, q2);
-    const wp::vec3 g2 = wp::cross(m0, q1) - wp::cross(m1, q0);
-    wp::atomic_add(grad_pos.data + base + face[0], wp::vec4(g0[0], g0[1], 0.0f, g0[2] - cx * g0[0] - cy * g0[1]));
-    wp::atomic_add(grad_pos.data + base + face[1], wp::vec4(g1[0], g1[1], 0.0f, g1[2] - cx * g1[0] - cy * g1[1]));
-    wp::atomic_add(grad_pos.data + base + face[2], wp::vec4(g2[0], g2[1], 0.0f, g2[2] - cx * g2[0] - cy * g2[1]));
-}
-""")
-def resolve_row_backward(
-    pos: wp.array(dtype=wp.vec4),
-    tri: wp.array(dtype=wp.vec3i),
-    rast: wp.array(dtype=wp.vec4),
-    grad_rast: wp.array(dtype=wp.vec4),
-    base: int,
-    start: int,
-    begin: int,
-    stop: int,
-    y: int,
-    width: int,
-    height: int,
-    grad_pos: wp.array(dtype=wp.vec4),
-):
-    """`raster_backward` for the pixels [begin, stop) of the row y that starts at pixel `start`."""
-    ...
-
-
-@wp.kernel
-def raster_backward(
-    pos: wp.array(dtype=wp.vec4),
-    tri: wp.array(dtype=wp.vec3i),
-    rast: wp.array(dtype=wp.vec4),
-    grad_rast: wp.array(dtype=wp.vec4),
-    vertex_count: int,
-    height: int,
-    width: int,
-    y0: int,
-    span: int,
-    grad_pos: wp.array(dtype=wp.vec4),
-):
-    """Gradient of (u, v) to the clip-space x, y, w of the triangle's vertices; z/w and the id carry none.
-
-    u and v are edge functions over their sum, the area; what the pixels of a triangle in a row give is summed as
-    gradients to the edge functions, times the place relative to the first of them, and goes to the corners at once.
-    """
-    b, row, chunk = wp.tid()
-    y = y0 + row
-    start = (b * height + y) * width
-    begin = chunk * span
-    stop = wp.min(begin + span, width)
-    resolve_row_backward(pos, tri, rast, grad_rast, b * vertex_count, start, begin, stop, y, width, height, grad_pos)
-
-
-@wp.func_native("""
 auto run = [&](auto count) {
     const int channels = count;
     int pixel = start;
@@ -401,13 +316,18 @@ def interpolate_forward(
 
 
 @wp.func_native("""
-auto run = [&](auto count, auto room, int skip) {
+const float step = 2.0f / width, cy = (y + 0.5f) * 2.0f / height - 1.0f;
+const bool of_uv = attr.shape[0] == 0;
+const wp::vec4* values = rast.data + start;
+auto run = [&](auto count, auto room, auto corners, int skip) {
     const int given = count;
-    int pixel = start;
-    while (pixel < stop) {
-        const int t = static_cast<int>(rast.data[pixel][3]);
+    const bool to_corners = corners;
+    int x = begin;
+    while (x < stop) {
+        const int t = static_cast<int>(values[x][3]);
         if (t == 0) {
-            grad_rast.data[pixel++] = wp::vec4();
+            if (!to_corners) grad_rast.data[start + x] = wp::vec4();
+            ++x;
             continue;
         }
         const wp::vec3i& face = tri.data[t - 1];
@@ -415,13 +335,27 @@ auto run = [&](auto count, auto room, int skip) {
         const int i2 = base + face[2] * channels + skip;
         float du[room], dv[room], s0[room], s1[room], s2[room];
         for (int c = 0; c < given; ++c) {
-            du[c] = attr.data[i0 + c] - attr.data[i2 + c];
-            dv[c] = attr.data[i1 + c] - attr.data[i2 + c];
+            du[c] = of_uv ? (c == 0 ? 1.0f : 0.0f) : attr.data[i0 + c] - attr.data[i2 + c];
+            dv[c] = of_uv ? (c == 1 ? 1.0f : 0.0f) : attr.data[i1 + c] - attr.data[i2 + c];
             s0[c] = s1[c] = s2[c] = 0.0f;
         }
+        const wp::vec4 *p0 = pos.data + verts + face[0], *p1 = pos.data + verts + face[1];
+        const wp::vec4* p2 = pos.data + verts + face[2];
+        const float cx = (x + 0.5f) * step - 1.0f;
+        wp::vec3 q0, q1, q2, edges;
+        if (to_corners) {
+            q0 = wp::vec3((*p0)[0] - cx * (*p0)[3], (*p0)[1] - cy * (*p0)[3], (*p0)[3]);
+            q1 = wp::vec3((*p1)[0] - cx * (*p1)[3], (*p1)[1] - cy * (*p1)[3], (*p1)[3]);
+            q2 = wp::vec3((*p2)[0] - cx * (*p2)[3], (*p2)[1] - cy * (*p2)[3], (*p2)[3]);
+            edges = wp::cross(q1, q2) + wp::cross(q2, q0) + wp::cross(q0, q1);
+        }
+        const float slope = edges[0] * step;
+        // Sums over the pixels of the gradients to the three edge functions: of themselves, and times the place.
+        float m0 = 0.0f, m1 = 0.0f, m2 = 0.0f, x0 = 0.0f, x1 = 0.0f, x2 = 0.0f;
+        const int first = x;
         do {
-            const float u = rast.data[pixel][0], v = rast.data[pixel][1], rest = 1.0f - u - v;
-            const float* g = grad_out.data + pixel * channels + skip;
+            const float u = values[x][0], v = values[x][1], rest = 1.0f - u - v;
+            const float* g = grad_out.data + (start + x) * grad_channels + skip;
             float gu = 0.0f, gv = 0.0f;
             for (int c = 0; c < given; ++c) {
                 gu += g[c] * du[c];
@@ -430,10 +364,23 @@ auto run = [&](auto count, auto room, int skip) {
                 s1[c] += g[c] * v;
                 s2[c] += g[c] * rest;
             }
-            const wp::vec4 before = skip == 0 ? wp::vec4() : grad_rast.data[pixel];
-            grad_rast.data[pixel] = before + wp::vec4(gu, gv, 0.0f, 0.0f);
-            ++pixel;
-        } while (pixel < stop && static_cast<int>(rast.data[pixel][3]) == t);
+            if (to_corners) {
+                const float dx = x - first, area = slope * dx + edges[2];
+                const float inverse = wp::abs(area) > 1.0e-20f ? 1.0f / area : 0.0f;
+                const float common = gu * u + gv * v;
+                const float g0 = (gu - common) * inverse, g1 = (gv - common) * inverse, g2 = -common * inverse;
+                m0 += g0;
+                m1 += g1;
+                m2 += g2;
+                x0 += g0 * dx;
+                x1 += g1 * dx;
+                x2 += g2 * dx;
+            } else {
+                const wp::vec4 before = skip == 0 ? wp::vec4() : grad_rast.data[start + x];
+                grad_rast.data[start + x] = before + wp::vec4(gu, gv, 0.0f, 0.0f);
+            }
+            ++x;
+        } while (x < stop && static_cast<int>(values[x][3]) == t);
         if (need_attr) {
             for (int c = 0; c < given; ++c) {
                 wp::atomic_add(grad_attr.data + i0 + c, s0[c]);
@@ -441,31 +388,56 @@ auto run = [&](auto count, auto room, int skip) {
                 wp::atomic_add(grad_attr.data + i2 + c, s2[c]);
             }
         }
+        if (to_corners) {
+            const wp::vec3 e0(x0 * step, 0.0f, m0), e1(x1 * step, 0.0f, m1), e2(x2 * step, 0.0f, m2);
+            const wp::vec3 g0 = wp::cross(e1, q2) - wp::cross(e2, q1);
+            const wp::vec3 g1 = wp::cross(e2, q0) - wp::cross(e0, q2);
+            const wp::vec3 g2 = wp::cross(e0, q1) - wp::cross(e1, q0);
+            wp::vec4* target = grad_pos.data + verts;
+            wp::atomic_add(target + face[0], wp::vec4(g0[0], g0[1], 0.0f, g0[2] - cx * g0[0] - cy * g0[1]));
+            wp::atomic_add(target + face[1], wp::vec4(g1[0], g1[1], 0.0f, g1[2] - cx * g1[0] - cy * g1[1]));
+            wp::atomic_add(target + face[2], wp::vec4(g2[0], g2[1], 0.0f, g2[2] - cx * g2[0] - cy * g2[1]));
+        }
     }
 };
+struct No { constexpr operator bool() const { return false; } };
+struct Yes { constexpr operator bool() const { return true; } };
 struct Two { constexpr operator wp::int32() const { return 2; } };
 struct Three { constexpr operator wp::int32() const { return 3; } };
 struct Seven { constexpr operator wp::int32() const { return 7; } };
 struct Eight { constexpr operator wp::int32() const { return 8; } };
-if (channels == 2) run(Two(), Two(), 0);
-else if (channels == 3) run(Three(), Three(), 0);
-else if (channels == 7) run(Seven(), Seven(), 0);
-else for (int skip = 0; skip < channels; skip += 8) run(wp::min(channels - skip, 8), Eight(), skip);
+if (!to_pos) for (int skip = 0; skip < channels; skip += 8) run(wp::min(channels - skip, 8), Eight(), No(), skip);
+else if (channels == 2) run(Two(), Two(), Yes(), 0);
+else if (channels == 3) run(Three(), Three(), Yes(), 0);
+else if (channels == 7) run(Seven(), Seven(), Yes(), 0);
+else for (int skip = 0; skip < channels; skip += 8) run(wp::min(channels - skip, 8), Eight(), Yes(), skip);
 """)
 def interpolate_row_backward(
     attr: wp.array(dtype=float),
     tri: wp.array(dtype=wp.vec3i),
     rast: wp.array(dtype=wp.vec4),
     grad_out: wp.array(dtype=float),
+    pos: wp.array(dtype=wp.vec4),
     base: int,
     channels: int,
+    grad_channels: int,
+    verts: int,
     start: int,
+    begin: int,
     stop: int,
+    y: int,
+    width: int,
+    height: int,
     need_attr: int,
+    to_pos: int,
     grad_attr: wp.array(dtype=float),
     grad_rast: wp.array(dtype=wp.vec4),
+    grad_pos: wp.array(dtype=wp.vec4),
 ):
-    """`interpolate_backward` for the pixels [start, stop) of a row; those of a triangle are summed, then added."""
+    """`interpolate_backward` for the pixels [begin, stop) of the row y that starts at pixel `start`.
+
+    Those of a triangle are summed, then added.
+    """
     ...
 
 
@@ -475,22 +447,38 @@ def interpolate_backward(
     tri: wp.array(dtype=wp.vec3i),
     rast: wp.array(dtype=wp.vec4),
     grad_out: wp.array(dtype=float),
+    pos: wp.array(dtype=wp.vec4),
     attr_step: int,
     channels: int,
+    grad_channels: int,
+    vertex_count: int,
+    need_attr: int,
+    to_pos: int,
     height: int,
     width: int,
     y0: int,
     span: int,
-    need_attr: int,
     grad_attr: wp.array(dtype=float),
     grad_rast: wp.array(dtype=wp.vec4),
+    grad_pos: wp.array(dtype=wp.vec4),
 ):
-    """Gradients to the attributes (added) and to u, v (written)."""
+    """Gradients to the attributes (added), and to u and v (written) or through them to the corners' x, y, w (added).
+
+    u and v are edge functions over their sum, the area; what the pixels of a triangle in a row give is summed as
+    gradients to the edge functions, times the place relative to the first of them, and goes to the corners at once.
+    Without attributes, u and v themselves are what was interpolated. `grad_out` has `grad_channels` per pixel.
+    """
     b, row, chunk = wp.tid()
-    first = (b * height + y0 + row) * width + chunk * span
+    y = y0 + row
+    start = (b * height + y) * width
+    begin = chunk * span
+    stop = wp.min(begin + span, width)
     base = b * attr_step
-    stop = first + wp.min(span, width - chunk * span)
-    interpolate_row_backward(attr, tri, rast, grad_out, base, channels, first, stop, need_attr, grad_attr, grad_rast)
+    verts = b * vertex_count
+    interpolate_row_backward(
+        attr, tri, rast, grad_out, pos, base, channels, grad_channels, verts, start, begin, stop, y, width, height,
+        need_attr, to_pos, grad_attr, grad_rast, grad_pos
+    )  # fmt: skip
 
 
 @wp.kernel

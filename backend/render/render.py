@@ -73,13 +73,13 @@ class RenderOutput:
     def position(self) -> torch.Tensor:
         """(B, H, W, 3) world position of the visible surface, metres, 0 outside."""
         scene = self._scene
-        return scene.raster.interpolate(scene.verts, self.rast, scene.tri)
+        return scene.raster.interpolate(scene.verts, self.rast, scene.tri, scene.pos)
 
     @cached_property
     def depth(self) -> torch.Tensor:
         """(B, H, W, 1) metres along the viewing axis, 0 outside."""
         scene = self._scene
-        return scene.raster.interpolate(scene.pos[..., 3:], self.rast, scene.tri)
+        return scene.raster.interpolate(scene.pos[..., 3:], self.rast, scene.tri, scene.pos)
 
     @cached_property
     def shading(self) -> torch.Tensor:
@@ -147,10 +147,10 @@ def render(
         ao.expand(batch, -1)[..., None],
         *([] if lights.point_position is None else [lights.towards_point(verts)]),
     ]
-    surface = raster.interpolate(torch.cat(attributes, dim=-1), rast, tri)
+    surface = raster.interpolate(torch.cat(attributes, dim=-1), rast, tri, pos)
     texels = skin_texture.permute(0, 2, 3, 1)
     lod = raster.texture_lod(pos, tri, uv, rast.detach(), texels.shape[1:3]) if mipmap else None
-    texel = raster.texture(texels, raster.interpolate(_flip_v(uv)[None], rast, tri), lod)
+    texel = raster.texture(texels, raster.interpolate(_flip_v(uv)[None], rast, tri, pos), lod)
 
     is_skin = is_skin_tri.to(torch.uint8)
     hard = shade(raster.launcher, rast, surface, texel, is_skin, lights.sh, lights.sun_direction, lights.sun_rgb)

@@ -6,8 +6,9 @@
     python tests/benchmarks/bench_raster.py [--threads 2] [--size 256] [--repeats 20] [--profile]
 
 numba and deodr are optional here and no dependencies of the project. `--sweep` compares with deodr on equal triangles
-over 256 to 1024 pixels and 5k to 100k triangles, forward and backward, the two taking turns. Each figure is the best of
-the repeats, in milliseconds; wall time, and the process's CPU time, which other programs on the machine disturb less.
+over 256 to 1024 pixels and 5k to 100k triangles, forward and backward, all taking turns: deodr, which knows one thread
+only, ours with as many threads as are asked for, and ours with one. Each figure is the best of the repeats, in
+milliseconds; wall time, and the process's CPU time, which other programs on the machine disturb less.
 """
 
 from __future__ import annotations
@@ -234,11 +235,12 @@ def make_scene(raster: object, size: int, rings: int, batch: int) -> dict:
             "grad": torch.rand(batch, size, size, CHANNELS, generator=generator)}  # fmt: skip
 
 
-def sweep(raster: object, repeats: int, file: str | None) -> None:
+def sweep(raster: object, threads: int, repeats: int, file: str | None) -> None:
     """One picture with antialiased silhouettes, forward and backward to positions and colours, beside deodr's."""
     rows = []
-    print(f"{'pixels':>6s} {'triangles':>9s} | {'forward ms: ours':>16s} {'deodr':>8s} {'ratio':>6s} |"
-          f" {'backward: ours':>14s} {'deodr':>8s} {'ratio':>6s} | {'both':>6s} {'CPU':>6s}")  # fmt: skip
+    print(f"ms of wall time; ours with {threads} threads (1), deodr with the 1 that it knows; ratio: ours to deodr's"
+          f"\n{'pixels':>6s} {'triangles':>9s} | {'forward':>14s} {'deodr':>14s} | {'backward':>14s} {'deodr':>6s} |"
+          f" {'ratio':>6s} {'1 thread':>8s} {'its CPU':>8s}")  # fmt: skip
     for size in (256, 512, 1024):
         for rings in (50, 100, 158, 224):
             scene = make_scene(raster, size, rings, batch=1)
@@ -246,34 +248,47 @@ def sweep(raster: object, repeats: int, file: str | None) -> None:
             if other is None:
                 print("deodr: not installed")
                 return
-            pos, colours = scene["pos"].clone().requires_grad_(), scene["attr"][..., :3].clone().requires_grad_()
-            gradient, kept = scene["grad"][..., :3].contiguous(), {}
-
-            def forward() -> None:
-                drawn = raster.rasterize(pos, scene["tri"], (size, size))  # noqa: B023
-                pixels = raster.interpolate(colours, drawn, scene["tri"])  # noqa: B023
-                kept["picture"] = raster.antialias(pixels, drawn, pos, scene["tri"])  # noqa: B023
-
-            def backward() -> None:
-                torch.autograd.grad(kept["picture"], (pos, colours), gradient)  # noqa: B023
-
-            def deodr_forward() -> None:
-                other.render(sigma=1.0)  # noqa: B023
-
-            def deodr_backward() -> None:
-                other.clear_gradients()  # noqa: B023
-                other.render_backward(gradient[0].double().numpy())  # noqa: B023
-
-            times = taking_turns({"forward": forward, "backward": backward, "deodr forward": deodr_forward,
-                                  "deodr backward": deodr_backward}, repeats)  # fmt: skip
-            ours, theirs = ([times[prefix + name] for name in ("forward", "backward")] for prefix in ("", "deodr "))
-            ratio = [a[0] / b[0] for a, b in zip(ours, theirs)]
-            both, cpu = (sum(a[i] for a in ours) / sum(b[i] for b in theirs) for i in (0, 1))
-            print(f"{size:6d} {len(scene['tri']):9d} | {ours[0][0]:16.2f} {theirs[0][0]:8.2f} {ratio[0]:6.2f} |"
-                  f" {ours[1][0]:14.2f} {theirs[1][0]:8.2f} {ratio[1]:6.2f} | {both:6.2f} {cpu:6.2f}", flush=True)
-            rows.append({"pixels": size, "triangles": len(scene["tri"]), "wall and CPU ms": times})
+            tasks = picture_tasks(raster, scene, threads, "") | picture_tasks(raster, scene, 1, "1 thread ")
+            times = taking_turns(tasks | deodr_tasks(scene, other), repeats)
+            torch.set_num_threads(threads)
+            ours, single, theirs = ([times[prefix + name] for name in ("forward", "backward")]
+                                    for prefix in ("", "1 thread ", "deodr "))  # fmt: skip
+            ratio, one = (sum(a[0] for a in each) / sum(b[0] for b in theirs) for each in (ours, single))
+            cpu = sum(a[1] for a in single) / sum(b[1] for b in theirs)
+            cells = [f"{ours[k][0]:6.2f} ({single[k][0]:5.2f}) {theirs[k][0]:6.2f}" for k in (0, 1)]
+            print(f"{size:6d} {len(scene['tri']):9d} | {cells[0]:>29s} | {cells[1]:>21s} |"
+                  f" {ratio:6.2f} {one:8.2f} {cpu:8.2f}", flush=True)  # fmt: skip
+            rows.append({"pixels": size, "triangles": len(scene["tri"]), "threads": threads, "wall and CPU ms": times})
     if file:
         Path(file).write_text(json.dumps(rows, indent=1), "utf-8")
+
+
+def picture_tasks(raster: object, scene: dict, threads: int, prefix: str) -> dict[str, Callable[[], object]]:
+    """Our picture and its gradients, by so many threads."""
+    size, tri, gradient = scene["size"], scene["tri"], scene["grad"][..., :3].contiguous()
+    pos, colours = scene["pos"].clone().requires_grad_(), scene["attr"][..., :3].clone().requires_grad_()
+    kept = {}
+
+    def forward() -> None:
+        torch.set_num_threads(threads)
+        drawn = raster.rasterize(pos, tri, (size, size))
+        kept["picture"] = raster.antialias(raster.interpolate(colours, drawn, tri, pos), drawn, pos, tri)
+
+    def backward() -> None:
+        torch.autograd.grad(kept.pop("picture"), (pos, colours), gradient)
+
+    return {prefix + "forward": forward, prefix + "backward": backward}
+
+
+def deodr_tasks(scene: dict, other: object) -> dict[str, Callable[[], object]]:
+    """deodr's picture and its gradients."""
+    gradient = scene["grad"][0, ..., :3].double().numpy()
+
+    def backward() -> None:
+        other.clear_gradients()
+        other.render_backward(gradient)
+
+    return {"deodr forward": lambda: other.render(sigma=1.0), "deodr backward": backward}
 
 
 def profile(scene: dict, raster: object, repeats: int) -> None:
@@ -292,7 +307,8 @@ def profile(scene: dict, raster: object, repeats: int) -> None:
         if number == 1:
             spent.clear()
         drawn = raster.rasterize(pos, scene["tri"], (scene["size"],) * 2)
-        raster.antialias(raster.interpolate(colours, drawn, scene["tri"]), drawn, pos, scene["tri"]).sum().backward()
+        pixels = raster.interpolate(colours, drawn, scene["tri"], pos)
+        raster.antialias(pixels, drawn, pos, scene["tri"]).sum().backward()
     launcher.launch = launch
     total = sum(spent.values())
     for name, seconds in sorted(spent.items(), key=lambda item: -item[1]):
@@ -315,7 +331,7 @@ def main() -> None:
     raster = get_rasterizer("cpu")
     print(f"warp: {time.perf_counter() - start:.1f} s until the kernels are there (compiled or from the cache)")
     if options.sweep:
-        sweep(raster, repeats, options.json)
+        sweep(raster, options.threads, repeats, options.json)
         return
     scene = make_scene(raster, size, 125, BATCH)
     verts, uv, tri, camera, pos = (scene[name] for name in ("verts", "uv", "tri", "camera", "pos"))
@@ -328,11 +344,10 @@ def main() -> None:
           f"{(rast[..., 3] > 0).float().mean():.0%} covered")  # fmt: skip
 
     base = {"rasterize": report("warp rasterize", best(lambda: raster.rasterize(pos, tri, (size, size)), repeats))}
-    from backend.render.raster_warp import _draw  # the part that numba's kernel does
+    from backend.render.raster_warp import _draw  # numba's kernel does its larger part, the depth test
 
-    keys = torch.empty((BATCH, size, size), dtype=torch.int64)
-    base["draw"] = best(lambda: _draw(raster.launcher, keys.fill_(-1), pos, tri), repeats)
-    report("warp depth test", base["draw"])
+    drawn = torch.empty_like(rast)
+    base["draw"] = report("warp depth test and resolve", best(lambda: _draw(raster, pos, tri, drawn), repeats))
     attr_leaf, rast_leaf = attr.clone().requires_grad_(), rast.clone().requires_grad_()
     pixels = raster.interpolate(attr_leaf, rast_leaf, tri)
     base["interpolate backward"] = report(
@@ -345,7 +360,7 @@ def main() -> None:
 
     def picture() -> None:
         drawn = raster.rasterize(pos_leaf, tri, (size, size))
-        raster.antialias(raster.interpolate(colors, drawn, tri), drawn, pos_leaf, tri).sum().backward()
+        raster.antialias(raster.interpolate(colors, drawn, tri, pos_leaf), drawn, pos_leaf, tri).sum().backward()
 
     report("warp picture with antialiasing forward + backward", best(picture, repeats))
 
