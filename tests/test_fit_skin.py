@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
+from backend.fit.appearance import usual_skin
+from backend.fit.losses import LUMA
 from backend.fit.skin import MIN_PIXELS, skin_likelihood
-from backend.render.color import linear_to_srgb
+from backend.render.color import linear_to_srgb, srgb_to_linear
 
 SIZE = 64
 TONES = {"pale": (0.62, 0.42, 0.34), "brown": (0.25, 0.14, 0.09), "dark": (0.075, 0.042, 0.030)}
@@ -48,3 +50,13 @@ def test_too_few_cheek_pixels_exclude_nothing() -> None:
     mask = torch.zeros(1, SIZE, SIZE, 1)
     mask[0, 30, : MIN_PIXELS - 1] = 1
     assert float(skin_likelihood(picture(TONES["pale"], HAIR["black"]), mask).min()) == 1
+
+
+@pytest.mark.parametrize("patch", [(115, 82, 68), (194, 150, 130)])
+def test_usual_skin_is_that_of_the_colour_checker(patch: tuple[int, int, int]) -> None:
+    """ColorChecker's dark and light skin, sRGB: skin of their brightness has their hue."""
+    linear = srgb_to_linear(torch.tensor(patch) / 255).log()
+    luma = (linear * torch.tensor(LUMA)).sum()
+    usual = usual_skin(luma)
+    assert float((usual * torch.tensor(LUMA)).sum()) == pytest.approx(float(luma), abs=1e-5)
+    assert float((usual - linear).abs().max()) < 0.25
