@@ -59,4 +59,4 @@ def test_usual_skin_is_that_of_the_colour_checker(patch: tuple[int, int, int]) -
     luma = (linear * torch.tensor(LUMA)).sum()
     usual = usual_skin(luma)
     assert float((usual * torch.tensor(LUMA)).sum()) == pytest.approx(float(luma), abs=1e-5)
-    assert float((usual - linear).abs().max()) < 0.25
+    assert float((usual - linear).abs().max()) < 0.3
