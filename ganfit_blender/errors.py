@@ -33,6 +33,7 @@ CODES: dict[str, str] = {
     "export_failed": "Read Blender's message above and choose another place or format.",
     "body_missing": "Set the backend up: the body comes from its MakeHuman files.",
     "no_rig": "Add a rig to the body with MPFB first, then press this again.",
+    "no_scalp": "Import the result again: hair grows inside its region_scalp, over its first UV map.",
     "internal": "This is an error of the software: please report it with the log.",
 }
 

@@ -190,7 +190,7 @@ def _plain_mesh(context: bpy.types.Context, thing: bpy.types.Object, refined: _R
     mesh.name = thing.data.name
     for name in [layer.name for layer in mesh.uv_layers][1:]:
         mesh.uv_layers.remove(mesh.uv_layers[name])
-    ours = ("region_", "ganfit_", "makehuman_")
+    ours = ("region_", "ganfit_", "makehuman_", "rest_position")
     for name in [attribute.name for attribute in mesh.attributes if attribute.name.startswith(ours)]:
         mesh.attributes.remove(mesh.attributes[name])
     return mesh

@@ -9,13 +9,14 @@ from pathlib import Path
 import bpy
 import numpy as np
 
-from . import shapes
+from . import hair_curves, shapes
 from .errors import AddonError
 from .importer import scene as importer
 from .importer import shape_keys
 from .importer.axes import from_blender
 from .importer.bundle import SKIN, ResultBundle
 from .importer.mesh import SUBDIVISION, split
+from .importer.scene import HAIR
 
 COPY_OF = "ganfit_sculpt_of"  # on the copy: the head
 WEIGHTS = "ganfit_weights"  # on the copy: the head's expression before, as JSON
@@ -49,6 +50,7 @@ def prepare(context: bpy.types.Context, collection: bpy.types.Collection, levels
     modifier.levels = modifier.sculpt_levels = modifier.render_levels = modifier.total_levels
     head.hide_render = True
     head.hide_set(True)
+    _show_hair(head, False)
     copy.hide_set(False)
     select(context, copy)
     bpy.ops.object.mode_set(mode="SCULPT")
@@ -75,6 +77,9 @@ def transfer(context: bpy.types.Context, collection: bpy.types.Collection, keep_
     lashes = importer.parts_of(collection).get(LASHES)
     if lashes is not None:
         shapes.move_all_keys(lashes, _with_skin(lashes, neutral, offset))
+    strands = hair_curves.find(collection)
+    if strands is not None:
+        hair_curves.move(strands, neutral, offset)
     head.hide_set(False)
     if keep_detail:
         _take_detail(context, head, copy)
@@ -243,4 +248,12 @@ def _remove(context: bpy.types.Context, head: bpy.types.Object, copy: bpy.types.
         bpy.data.meshes.remove(mesh)
     head.hide_render = False
     head.hide_set(False)
+    _show_hair(head, True)
     select(context, head)
+
+
+def _show_hair(head: bpy.types.Object, on: bool) -> None:
+    """Hair would stand in the way of the brush."""
+    for thing in head.children:
+        if HAIR in thing:
+            thing.hide_set(not on)

@@ -111,6 +111,21 @@ TEXTS: dict[str, Text] = {
     "attach_to_rig": Text(
         "Attach to Rig", "Hang eyes, teeth, tongue and lashes on the head bone of the rig that MPFB has given the body"
     ),
+    "add_hair": Text(
+        "Add Hair",
+        "Grow strands on the scalp, in the colour that the photo shows over the forehead, or else the brows'. They "
+        "follow expressions, shape and pose. Hair is Blender's own curves: it is not part of what Export writes",
+    ),
+    "cut": Text("Cut", "The haircut. What is there is replaced"),
+    "cut.buzz": Text("Buzz", "A few millimetres everywhere"),
+    "cut.short": Text("Short", "Short sides, longer on top, the front to the side"),
+    "cut.back": Text("Brushed Back", "Longer on top, combed back from the forehead"),
+    "cut.side": Text("Side Parting", "Longer on top, parted on the left"),
+    "cut.bob": Text("Bob", "Down to the chin, parted, over the ears"),
+    "hair_length": Text("Length", "Share of the cut's own length"),
+    "hair_count": Text("Strands", "How many strands; about a tenth fewer are made, since the hairline thins out"),
+    "hair_seed": Text("Seed", "Start of the random draws: another seed is another head of hair of the same cut"),
+    "remove_hair": Text("Remove Hair", "Take the strands away; the shade on the scalp stays"),
     "export": Text(
         "Export",
         "Write head, eyes, teeth, tongue and lashes with their textures, and ARKit's expressions as morph targets "
@@ -194,6 +209,7 @@ TEXTS: dict[str, Text] = {
     "specular": Text("Shine", ""),
     "hair": Text("Cropped Hair", ""),
     "hair_color": Text("Hair Color", ""),
+    "panel.hair": Text("Hair", ""),
     "panel.rig": Text("Eyes and Body", ""),
     "panel.export": Text("Export and Licences", ""),
     "brows": Text("Brows", ""),
@@ -257,6 +273,7 @@ MESSAGES: dict[str, str] = {
     "head_hidden": "The head is hidden: a sculpt or a body stands in its place.",
     "body_first": "Remove the body first: it is made from the head's shape.",
     "has_body": "This head has a body already.",
+    "no_hair": "Press Add Hair first.",
     "no_body": "Press Add Body first.",
     "body_added": "{name} is in the scene; the head's own skin is hidden and drives its expressions.",
     "attached": "Eyes and teeth hang on the bone {bone}.",

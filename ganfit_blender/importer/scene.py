@@ -18,6 +18,8 @@ VIEW = "ganfit_view"  # on cameras and suns: number of the photo
 WORLD = "ganfit_world"  # on cameras: the photo's world
 BEFORE = "ganfit_before"  # on the scene: what Match Photo has changed, as JSON
 BEFORE_WORLD = "ganfit_before_world"  # on the scene: its own world, kept from being dropped as unused
+HAIR = "ganfit_hair"  # on hair: the name of its cut. The photo has hair of its own, so Match Photo hides it
+SHOWN = "ganfit_shown"  # on hair while it is hidden for Match Photo
 LEFT_OUT = ("losses",)
 
 
@@ -241,9 +243,21 @@ def set_value(scene: bpy.types.Scene, path: str, value: Any) -> None:
 
 def _photo_look(collection: bpy.types.Collection, on: bool) -> None:
     for thing in collection.all_objects:
+        if HAIR in thing:
+            _hide_hair(thing, on)
+            continue
         for slot in thing.material_slots:
             if slot.material is not None:
                 material.set_photo_look(slot.material, on)
+
+
+def _hide_hair(thing: bpy.types.Object, on: bool) -> None:
+    """Hides hair that is shown, and shows again what this has hidden."""
+    if on and not thing.hide_render:
+        thing[SHOWN] = True
+        thing.hide_render = thing.hide_viewport = True
+    elif not on and thing.pop(SHOWN, False):
+        thing.hide_render = thing.hide_viewport = False
 
 
 def set_view_expression(head: bpy.types.Object, view: int) -> None:

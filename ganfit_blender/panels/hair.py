@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The panel of the hair: cuts, and what can be changed at any time."""
+
+from __future__ import annotations
+
+import bpy
+
+from .. import hair_curves
+from ..importer import scene as importer
+from ..ui_strings import label
+from .draw import SubPanel
+
+PIGMENTS = ("Melanin", "Melanin Redness")
+
+
+class GANFIT_PT_hair(SubPanel, bpy.types.Panel):
+    bl_idname = "GANFIT_PT_hair"
+    bl_label = label("panel.hair")
+
+    def draw(self, context: bpy.types.Context) -> None:
+        """Add Hair with its cuts; for hair that is there, length, thickness and colour."""
+        layout, person = self.layout, importer.active_person(context)
+        thing = hair_curves.find(person) if person is not None else None
+        layout.operator_menu_enum("ganfit.add_hair", "cut", text=label("add_hair"), icon="OUTLINER_OB_CURVES")
+        if thing is None:
+            return
+        column = layout.column(align=True)
+        for name, path in hair_curves.sockets(thing).items():
+            column.prop(next(entry for entry in thing.modifiers if entry.type == "NODES"), path, text=name)
+        shader = hair_curves.shader(thing)
+        for name in PIGMENTS:
+            if shader is not None and name in shader.inputs:
+                column.prop(shader.inputs[name], "default_value", text=name)
+        layout.operator("ganfit.remove_hair", icon="TRASH")
+
+
+CLASSES = (GANFIT_PT_hair,)
