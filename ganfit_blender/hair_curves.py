@@ -13,15 +13,13 @@ from .importer import hair
 from .importer import scene as importer
 from .importer.mesh import UV_LAYERS
 from .importer.scene import HAIR
+from .ui_strings import label, tip
 
 REST_BEFORE = "ganfit_rest_before"  # on the hair: whether the head had a rest position of its own
 GROUP = "GANFIT Hair"
-LENGTH, THICKNESS = "Length", "Thickness"
-INPUTS = {
-    # name -> largest value, tooltip; both begin at 1
-    LENGTH: (1.0, "How much of every strand is left: hair can be cut at any time, and grows again"),
-    THICKNESS: (4.0, "Thickness of the strands, as a share of their own"),
-}
+LENGTH, THICKNESS = label("hair_left"), label("hair_thickness")
+INPUTS = {LENGTH: (1.0, tip("hair_left")), THICKNESS: (4.0, tip("hair_thickness"))}
+"""Inputs of the node group: largest value and tooltip; both begin at 1."""
 CELL_M, BAND_M, MARGIN_M = 0.005, 0.02, 0.05  # of the grid of distances; far from the head, cells are twice as wide
 SHADE_SHARE = 0.25  # the shade under the strands is so much of their colour
 ROUGHNESS, RADIAL_ROUGHNESS, RANDOM_COLOR, RANDOM_ROUGHNESS = 0.35, 0.4, 0.2, 0.3

@@ -10,7 +10,7 @@ from ..importer import scene as importer
 from ..ui_strings import label
 from .draw import SubPanel
 
-PIGMENTS = ("Melanin", "Melanin Redness")
+PIGMENTS = {"Melanin": "melanin", "Melanin Redness": "redness"}  # sockets of Principled Hair -> ids of labels
 
 
 class GANFIT_PT_hair(SubPanel, bpy.types.Panel):
@@ -28,9 +28,9 @@ class GANFIT_PT_hair(SubPanel, bpy.types.Panel):
         for name, path in hair_curves.sockets(thing).items():
             column.prop(next(entry for entry in thing.modifiers if entry.type == "NODES"), path, text=name)
         shader = hair_curves.shader(thing)
-        for name in PIGMENTS:
+        for name, text in PIGMENTS.items():
             if shader is not None and name in shader.inputs:
-                column.prop(shader.inputs[name], "default_value", text=name)
+                column.prop(shader.inputs[name], "default_value", text=label(text))
         layout.operator("ganfit.remove_hair", icon="TRASH")
 
 
