@@ -71,15 +71,10 @@ class WarpRasterizer:
     def texture_lod(
         self, pos: torch.Tensor, tri: torch.Tensor, uv: torch.Tensor, rast: torch.Tensor, texture_size: tuple[int, int]
     ) -> torch.Tensor:
-        batch, height, width = rast.shape[:3]
-        pos = pos.contiguous()
-        levels = torch.empty(batch, tri.shape[0], device=pos.device)
-        texels = float(texture_size[0] * texture_size[1])
-        head = [_vec4(pos), _vec3i(tri), array(uv.contiguous(), wp.vec2), pos.shape[1], height, width, texels]
-        self.launcher.launch(kernels.lod_forward, tuple(levels.shape), [*head, array(levels)])
         lod = torch.empty(rast.shape[:3], device=pos.device)
-        before = [_vec4(rast.contiguous()), array(levels), tri.shape[0]]
-        self.launcher.over_pixels(kernels.per_triangle, rast.shape, before, [array(lod)])
+        texels = float(texture_size[0] * texture_size[1])
+        before = [_vec4(pos.contiguous()), _vec3i(tri), array(uv.contiguous(), wp.vec2), _vec4(rast.contiguous())]
+        self.launcher.over_pixels(kernels.texture_lod, rast.shape, [*before, pos.shape[1], texels], [array(lod)])
         return lod
 
     def vertex_normals(self, verts: torch.Tensor, tri: torch.Tensor) -> torch.Tensor:

@@ -15,12 +15,10 @@ that it is for. Kernels over rows keep what belongs to a triangle while its pixe
 
 import warp as wp
 
-# On a CPU: products and sums in one instruction, as on a GPU; what LLVM's search for vectors finds in straight code is
-# slower here than none. The rest is warp's default.
-_FLAGS = f"{wp.config.cpu_compiler_flags or ''} -ffp-contract=fast -fno-slp-vectorize"
-wp.set_module_options({"enable_backward": False, "cpu_compiler_flags": _FLAGS})
+from backend.render.launch import CPU_FLAGS
 
-NOTHING = wp.constant(wp.uint32(0xFFFFFFFF))  # depth of a pixel without a triangle
+wp.set_module_options({"enable_backward": False, "cpu_compiler_flags": CPU_FLAGS})
+
 MIN_W = wp.constant(1.0e-6)
 WALK_LIMIT = wp.constant(32)
 
@@ -481,54 +479,64 @@ def interpolate_backward(
     )  # fmt: skip
 
 
-@wp.kernel
-def lod_forward(
+@wp.func_native("""
+for (int p = start; p < stop;) {
+    const int t = static_cast<int>(rast.data[p][3]);
+    float level = 0.0f;
+    if (t > 0) {
+        const wp::vec3i& face = tri.data[t - 1];
+        const wp::vec4 &p0 = pos.data[base + face[0]], &p1 = pos.data[base + face[1]], &p2 = pos.data[base + face[2]];
+        const wp::vec2 &u0 = uv.data[face[0]], &u1 = uv.data[face[1]], &u2 = uv.data[face[2]];
+        if (wp::min(p0[3], wp::min(p1[3], p2[3])) > 1.0e-6f) {
+            const float n0 = 1.0f / p0[3], n1 = 1.0f / p1[3], n2 = 1.0f / p2[3];
+            const float ax = p1[0] * n1 - p0[0] * n0, ay = p1[1] * n1 - p0[1] * n0;
+            const float bx = p2[0] * n2 - p0[0] * n0, by = p2[1] * n2 - p0[1] * n0;
+            const float pixels = wp::abs(ax * by - bx * ay) * (0.25f * width * height);
+            const wp::vec2 c = u1 - u0, d = u2 - u0;
+            const float area = wp::abs(c[0] * d[1] - d[0] * c[1]) * texels;
+            level = 0.5f * wp::log2(wp::max(area, 1.0e-8f) / wp::max(pixels, 1.0e-8f));
+            level = wp::clamp(level, 0.0f, 16.0f);
+        }
+    }
+    do out.data[p++] = level; while (p < stop && static_cast<int>(rast.data[p][3]) == t);
+}
+""")
+def lod_row(
     pos: wp.array(dtype=wp.vec4),
     tri: wp.array(dtype=wp.vec3i),
     uv: wp.array(dtype=wp.vec2),
-    vertex_count: int,
-    height: int,
-    width: int,
+    rast: wp.array(dtype=wp.vec4),
+    base: int,
     texels: float,
-    lod: wp.array(dtype=float),
+    width: int,
+    height: int,
+    start: int,
+    stop: int,
+    out: wp.array(dtype=float),
 ):
-    """Mip level per triangle, half the log2 of texels per pixel by area; launch over (B, T)."""
-    b, t = wp.tid()
-    face = tri[t]
-    p0 = pos[b * vertex_count + face[0]]
-    p1 = pos[b * vertex_count + face[1]]
-    p2 = pos[b * vertex_count + face[2]]
-    level = float(0.0)
-    if p0[3] > MIN_W and p1[3] > MIN_W and p2[3] > MIN_W:
-        s0 = to_pixel(p0, float(width), float(height))
-        s1 = to_pixel(p1, float(width), float(height))
-        s2 = to_pixel(p2, float(width), float(height))
-        u0 = uv[face[0]]
-        u1 = uv[face[1]]
-        u2 = uv[face[2]]
-        pixels = wp.abs((s1[0] - s0[0]) * (s2[1] - s0[1]) - (s2[0] - s0[0]) * (s1[1] - s0[1]))
-        area = wp.abs((u1[0] - u0[0]) * (u2[1] - u0[1]) - (u2[0] - u0[0]) * (u1[1] - u0[1])) * texels
-        level = 0.5 * wp.log2(wp.max(area, 1.0e-8) / wp.max(pixels, 1.0e-8))
-    lod[b * tri.shape[0] + t] = wp.clamp(level, 0.0, 16.0)
+    """`texture_lod` for the pixels [start, stop) of a row."""
+    ...
 
 
 @wp.kernel
-def per_triangle(
+def texture_lod(
+    pos: wp.array(dtype=wp.vec4),
+    tri: wp.array(dtype=wp.vec3i),
+    uv: wp.array(dtype=wp.vec2),
     rast: wp.array(dtype=wp.vec4),
-    values: wp.array(dtype=float),
-    count: int,
+    vertex_count: int,
+    texels: float,
     height: int,
     width: int,
     y0: int,
     span: int,
     out: wp.array(dtype=float),
 ):
-    """Spread values (B, T) of triangles over their pixels; zero where nothing is."""
+    """Mip level of each pixel's triangle, half the log2 of texels per pixel by area; zero where nothing is."""
     b, row, chunk = wp.tid()
-    for x in range(chunk * span, wp.min(chunk * span + span, width)):
-        pixel = (b * height + y0 + row) * width + x
-        t = int(rast[pixel][3]) - 1
-        out[pixel] = wp.where(t >= 0, values[b * count + wp.max(t, 0)], 0.0)
+    first = (b * height + y0 + row) * width + chunk * span
+    stop = first + wp.min(span, width - chunk * span)
+    lod_row(pos, tri, uv, rast, b * vertex_count, texels, width, height, first, stop, out)
 
 
 @wp.kernel
@@ -582,46 +590,60 @@ def mip_up(
             grad[below + i + channels] = grad[below + i + channels] + g
 
 
-@wp.struct
-class Footprint:
-    """The four texels around a place on one mip level, as places in the chain, and the fractions between them."""
-
-    t00: int
-    t01: int
-    t10: int
-    t11: int
-    fx: float
-    fy: float
-
-
-@wp.func
-def footprint(uv: wp.vec2, base: int, width: int, height: int, channels: int) -> Footprint:
-    """Texels around `uv` on the level that starts at `base`, clamped to the border."""
-    f = Footprint()
-    x = uv[0] * float(width) - 0.5
-    y = uv[1] * float(height) - 0.5
-    left = wp.floor(x)
-    top = wp.floor(y)
-    f.fx = x - left
-    f.fy = y - top
-    x0 = wp.clamp(int(left), 0, width - 1)
-    x1 = wp.clamp(int(left) + 1, 0, width - 1)
-    y0 = base + wp.clamp(int(top), 0, height - 1) * width * channels
-    y1 = base + wp.clamp(int(top) + 1, 0, height - 1) * width * channels
-    f.t00 = y0 + x0 * channels
-    f.t01 = y0 + x1 * channels
-    f.t10 = y1 + x0 * channels
-    f.t11 = y1 + x1 * channels
-    return f
-
-
-@wp.func
-def level_start(level: int, width: int, height: int, channels: int) -> int:
-    """Where a mip level starts in the chain."""
-    start = int(0)
-    for k in range(level):
-        start += (width >> k) * (height >> k) * channels
-    return start
+@wp.func_native("""
+int starts[20] = {0};
+for (int k = 0; k + 1 < levels; ++k) starts[k + 1] = starts[k] + (tex_width >> k) * (tex_height >> k) * channels;
+auto run = [&](auto count) {
+    const int given = count;
+    for (int p = start; p < stop; ++p) {
+        const wp::vec2 place = uv.data[p];
+        float* target = out.data + p * given;
+        const float level = levels > 1 ? wp::clamp(lod.data[p], 0.0f, levels - 1.0f) : 0.0f;
+        if (p > start && place[0] == uv.data[p - 1][0] && place[1] == uv.data[p - 1][1]
+            && (levels == 1 || lod.data[p] == lod.data[p - 1])) {  // as where nothing is
+            for (int c = 0; c < given; ++c) target[c] = target[c - given];
+            continue;
+        }
+        const int first = static_cast<int>(level);
+        const float blend = level - first;
+        for (int k = first; k < first + (blend > 0.0f ? 2 : 1); ++k) {
+            const int w = tex_width >> k, h = tex_height >> k;
+            const float x = place[0] * w - 0.5f, y = place[1] * h - 0.5f;
+            const float left = wp::floor(x), top = wp::floor(y), fx = x - left, fy = y - top;
+            const int x0 = wp::clamp(static_cast<int>(left), 0, w - 1) * given;
+            const int x1 = wp::clamp(static_cast<int>(left) + 1, 0, w - 1) * given;
+            const float* texels = tex.data + base + starts[k];
+            const float* row0 = texels + wp::clamp(static_cast<int>(top), 0, h - 1) * w * given;
+            const float* row1 = texels + wp::clamp(static_cast<int>(top) + 1, 0, h - 1) * w * given;
+            const float share = k == first ? 1.0f - blend : blend;
+            const float w00 = share * (1.0f - fx) * (1.0f - fy), w01 = share * fx * (1.0f - fy);
+            const float w10 = share * (1.0f - fx) * fy, w11 = share * fx * fy;
+            for (int c = 0; c < given; ++c) {
+                const float value = w00 * row0[x0 + c] + w01 * row0[x1 + c] + w10 * row1[x0 + c] + w11 * row1[x1 + c];
+                target[c] = k == first ? value : target[c] + value;
+            }
+        }
+    }
+};
+struct Three { constexpr operator wp::int32() const { return 3; } };
+if (channels == 3) run(Three());
+else run(channels);
+""")
+def texture_row(
+    tex: wp.array(dtype=float),
+    uv: wp.array(dtype=wp.vec2),
+    lod: wp.array(dtype=float),
+    base: int,
+    tex_height: int,
+    tex_width: int,
+    levels: int,
+    channels: int,
+    start: int,
+    stop: int,
+    out: wp.array(dtype=float),
+):
+    """`texture_forward` for the pixels [start, stop) of a row."""
+    ...
 
 
 @wp.kernel
@@ -642,34 +664,80 @@ def texture_forward(
 ):
     """Bilinear lookup, trilinear when levels > 1; `tex` holds the mip levels of a texture one after another."""
     b, row, chunk = wp.tid()
-    for x in range(chunk * span, wp.min(chunk * span + span, width)):
-        pixel = (b * height + y0 + row) * width + x
-        j = pixel * channels
-        place = uv[pixel]
-        level = float(0.0)
-        if levels > 1:
-            level = wp.clamp(lod[pixel], 0.0, float(levels - 1))
-        k = int(level)
-        blend = level - float(k)
-        base = b * tex_step + level_start(k, tex_width, tex_height, channels)
-        w = tex_width >> k
-        h = tex_height >> k
-        f = footprint(place, base, w, h, channels)
-        keep = 1.0 - blend
-        w00 = keep * (1.0 - f.fx) * (1.0 - f.fy)
-        w01 = keep * f.fx * (1.0 - f.fy)
-        w10 = keep * (1.0 - f.fx) * f.fy
-        w11 = keep * f.fx * f.fy
-        for c in range(channels):
-            out[j + c] = w00 * tex[f.t00 + c] + w01 * tex[f.t01 + c] + w10 * tex[f.t10 + c] + w11 * tex[f.t11 + c]
-        if blend > 0.0:
-            q = footprint(place, base + w * h * channels, w >> 1, h >> 1, channels)
-            w00 = blend * (1.0 - q.fx) * (1.0 - q.fy)
-            w01 = blend * q.fx * (1.0 - q.fy)
-            w10 = blend * (1.0 - q.fx) * q.fy
-            w11 = blend * q.fx * q.fy
-            for c in range(channels):
-                out[j + c] += w00 * tex[q.t00 + c] + w01 * tex[q.t01 + c] + w10 * tex[q.t10 + c] + w11 * tex[q.t11 + c]
+    first = (b * height + y0 + row) * width + chunk * span
+    stop = first + wp.min(span, width - chunk * span)
+    texture_row(tex, uv, lod, b * tex_step, tex_height, tex_width, levels, channels, first, stop, out)
+
+
+@wp.func_native("""
+int starts[20] = {0};
+for (int k = 0; k + 1 < levels; ++k) starts[k + 1] = starts[k] + (tex_width >> k) * (tex_height >> k) * channels;
+auto run = [&](auto count) {
+    const int given = count;
+    for (int p = start; p < stop; ++p) {
+        const float* g = grad_out.data + p * given;
+        bool some = false;
+        for (int c = 0; c < given; ++c) some = some || g[c] != 0.0f;
+        if (!some) continue;
+        const wp::vec2 place = uv.data[p];
+        const float level = levels > 1 ? wp::clamp(lod.data[p], 0.0f, levels - 1.0f) : 0.0f;
+        const int first = static_cast<int>(level);
+        const float blend = level - first;
+        float gx = 0.0f, gy = 0.0f;
+        for (int k = first; k < first + (blend > 0.0f ? 2 : 1); ++k) {
+            if (parity >= 0 && parity != k % 2) continue;
+            const int w = tex_width >> k, h = tex_height >> k;
+            const float x = place[0] * w - 0.5f, y = place[1] * h - 0.5f;
+            const float left = wp::floor(x), top = wp::floor(y), fx = x - left, fy = y - top;
+            const int x0 = wp::clamp(static_cast<int>(left), 0, w - 1) * given;
+            const int x1 = wp::clamp(static_cast<int>(left) + 1, 0, w - 1) * given;
+            const int y0 = base + starts[k] + wp::clamp(static_cast<int>(top), 0, h - 1) * w * given;
+            const int y1 = base + starts[k] + wp::clamp(static_cast<int>(top) + 1, 0, h - 1) * w * given;
+            const float share = k == first ? 1.0f - blend : blend;
+            const float w00 = share * (1.0f - fx) * (1.0f - fy), w01 = share * fx * (1.0f - fy);
+            const float w10 = share * (1.0f - fx) * fy, w11 = share * fx * fy;
+            float dx = 0.0f, dy = 0.0f;
+            for (int c = 0; c < given; ++c) {
+                const float c00 = tex.data[y0 + x0 + c], c01 = tex.data[y0 + x1 + c];
+                const float c10 = tex.data[y1 + x0 + c], c11 = tex.data[y1 + x1 + c];
+                dx += g[c] * ((c01 - c00) * (1.0f - fy) + (c11 - c10) * fy);
+                dy += g[c] * ((c10 - c00) * (1.0f - fx) + (c11 - c01) * fx);
+                if (need_tex) {
+                    wp::atomic_add(grad_tex.data + y0 + x0 + c, g[c] * w00);
+                    wp::atomic_add(grad_tex.data + y0 + x1 + c, g[c] * w01);
+                    wp::atomic_add(grad_tex.data + y1 + x0 + c, g[c] * w10);
+                    wp::atomic_add(grad_tex.data + y1 + x1 + c, g[c] * w11);
+                }
+            }
+            gx += share * w * dx;
+            gy += share * h * dy;
+        }
+        grad_uv.data[p] = grad_uv.data[p] + wp::vec2(gx, gy);
+    }
+};
+struct Three { constexpr operator wp::int32() const { return 3; } };
+if (channels == 3) run(Three());
+else run(channels);
+""")
+def texture_row_backward(
+    tex: wp.array(dtype=float),
+    uv: wp.array(dtype=wp.vec2),
+    lod: wp.array(dtype=float),
+    grad_out: wp.array(dtype=float),
+    base: int,
+    tex_height: int,
+    tex_width: int,
+    levels: int,
+    channels: int,
+    need_tex: int,
+    parity: int,
+    start: int,
+    stop: int,
+    grad_tex: wp.array(dtype=float),
+    grad_uv: wp.array(dtype=wp.vec2),
+):
+    """`texture_backward` for the pixels [start, stop) of a row."""
+    ...
 
 
 @wp.kernel
@@ -698,51 +766,13 @@ def texture_backward(
     tasks share the work without writing to the same texels.
     """
     b, row, chunk = wp.tid()
-    for x in range(chunk * span, wp.min(chunk * span + span, width)):
-        pixel = (b * height + y0 + row) * width + x
-        j = pixel * channels
-        some = float(0.0)
-        for c in range(channels):
-            some += wp.abs(grad_out[j + c])
-        if some > 0.0:
-            place = uv[pixel]
-            level = float(0.0)
-            if levels > 1:
-                level = wp.clamp(lod[pixel], 0.0, float(levels - 1))
-            first = int(level)
-            blend = level - float(first)
-            gx = float(0.0)
-            gy = float(0.0)
-            for step in range(2):
-                k = first + step
-                share = wp.where(step == 0, 1.0 - blend, blend)
-                if share > 0.0 and (parity < 0 or parity == k % 2):
-                    w = tex_width >> k
-                    h = tex_height >> k
-                    base = b * tex_step + level_start(k, tex_width, tex_height, channels)
-                    f = footprint(place, base, w, h, channels)
-                    w00 = share * (1.0 - f.fx) * (1.0 - f.fy)
-                    w01 = share * f.fx * (1.0 - f.fy)
-                    w10 = share * (1.0 - f.fx) * f.fy
-                    w11 = share * f.fx * f.fy
-                    dx = float(0.0)
-                    dy = float(0.0)
-                    for c in range(channels):
-                        g = grad_out[j + c]
-                        c00 = tex[f.t00 + c]
-                        c01 = tex[f.t01 + c]
-                        c10 = tex[f.t10 + c]
-                        c11 = tex[f.t11 + c]
-                        dx += g * ((c01 - c00) * (1.0 - f.fy) + (c11 - c10) * f.fy)
-                        dy += g * ((c10 - c00) * (1.0 - f.fx) + (c11 - c01) * f.fx)
-                        if need_tex != 0:
-                            wp.atomic_add(grad_tex, f.t00 + c, g * w00)
-                            wp.atomic_add(grad_tex, f.t01 + c, g * w01)
-                            wp.atomic_add(grad_tex, f.t10 + c, g * w10)
-                            wp.atomic_add(grad_tex, f.t11 + c, g * w11)
-                    gx += share * float(w) * dx
-                    gy += share * float(h) * dy
-            grad_uv[pixel] = grad_uv[pixel] + wp.vec2(gx, gy)
+    first = (b * height + y0 + row) * width + chunk * span
+    stop = first + wp.min(span, width - chunk * span)
+    base = b * tex_step
+    texture_row_backward(
+        tex, uv, lod, grad_out, base, tex_height, tex_width, levels, channels, need_tex, parity, first, stop, grad_tex,
+        grad_uv
+    )  # fmt: skip
 
 
 @wp.kernel
@@ -892,16 +922,19 @@ def silhouette_between(
     y: int,
     width: float,
     height: float,
+    side: wp.int8,
 ) -> Silhouette:
-    """Silhouette between the pixel (x, y), whose `rast` is r0, and its right or upper (axis 0 or 1) neighbour's r1."""
+    """Silhouette between the pixel (x, y), whose `rast` is r0, and its right or upper (axis 0 or 1) neighbour's r1.
+
+    Only where the nearer one's surface faces to `side`.
+    """
     none = Silhouette()
     swap = int(0)
     if r0[3] == 0.0 or (r1[3] > 0.0 and r1[2] < r0[2]):
         swap = 1
     t = int(wp.where(swap == 1, r1[3], r0[3])) - 1
     goal = int(wp.where(swap == 1, r0[3], r1[3])) - 1
-    side = facing[facing_base + t]
-    if side == wp.int8(0):
+    if facing[facing_base + t] != side:
         return none
     px = float(x) + 0.5
     py = float(y) + 0.5
@@ -987,6 +1020,7 @@ def antialias_analyse(
     code = next_silhouette(adjacent, facing, faces, 3 * (start + chunk * span), stop)
     while code < 3 * stop:
         face = tri[code // 3]
+        side = facing[faces + code // 3]
         k = code % 3
         ends_a = to_pixel(pos[verts + face[(k + 1) % 3]], w, h)
         ends_b = to_pixel(pos[verts + face[(k + 2) % 3]], w, h)
@@ -1012,7 +1046,7 @@ def antialias_analyse(
                         r1 = rast[pixel + wp.where(axis == 0, 1, width)]
                         if r0[3] != r1[3]:
                             found = silhouette_between(
-                                pos, tri, adjacent, facing, verts, faces, r0, r1, axis, x, y, w, h
+                                pos, tri, adjacent, facing, verts, faces, r0, r1, axis, x, y, w, h, side
                             )
                             if found.code > 0 and (found.code - 1) // 2 == code:
                                 n = wp.atomic_add(counts, band, 1)
@@ -1115,6 +1149,27 @@ def antialias_backward(
         wp.atomic_add(grad_pos, ib, window_gradient(pos[ib], gb * tilt, gb, w, h))
 
 
+@wp.func_native("""
+wp::vec3 total;
+for (int k = first.data[i]; k < first.data[i + 1]; ++k) {
+    const wp::vec3i& face = tri.data[incident.data[k]];
+    const wp::vec3 &a = verts.data[base + face[0]], &b = verts.data[base + face[1]], &c = verts.data[base + face[2]];
+    total = total + wp::cross(b - a, c - a);
+}
+return total;
+""")
+def vertex_normal(
+    verts: wp.array(dtype=wp.vec3),
+    tri: wp.array(dtype=wp.vec3i),
+    first: wp.array(dtype=int),
+    incident: wp.array(dtype=int),
+    base: int,
+    i: int,
+) -> wp.vec3:
+    """Sum of the area-weighted face normals around vertex i."""
+    ...
+
+
 @wp.kernel
 def normals_forward(
     verts: wp.array(dtype=wp.vec3),
@@ -1125,16 +1180,34 @@ def normals_forward(
     out: wp.array(dtype=wp.vec3),
     start: int,
 ):
-    """Sum of the area-weighted face normals around each vertex; launch over (B, vertices)."""
+    """`vertex_normal` of all; launch over (B, vertices)."""
     b, i = wp.tid()
     i += start
-    base = b * vertex_count
-    total = wp.vec3()
-    for k in range(first[i], first[i + 1]):
-        face = tri[incident[k]]
-        p0 = verts[base + face[0]]
-        total += wp.cross(verts[base + face[1]] - p0, verts[base + face[2]] - p0)
-    out[base + i] = total
+    out[b * vertex_count + i] = vertex_normal(verts, tri, first, incident, b * vertex_count, i)
+
+
+@wp.func_native("""
+wp::vec3 total;
+for (int k = first.data[i]; k < first.data[i + 1]; ++k) {
+    const wp::vec3i& face = tri.data[incident.data[k]];
+    const wp::vec3 g = grad_out.data[base + face[0]] + grad_out.data[base + face[1]] + grad_out.data[base + face[2]];
+    const int place = i == face[0] ? 0 : i == face[1] ? 1 : 2;
+    const wp::vec3 &next = verts.data[base + face[(place + 1) % 3]], &last = verts.data[base + face[(place + 2) % 3]];
+    total = total + wp::cross(g, last - next);
+}
+return total;
+""")
+def vertex_normal_gradient(
+    verts: wp.array(dtype=wp.vec3),
+    tri: wp.array(dtype=wp.vec3i),
+    first: wp.array(dtype=int),
+    incident: wp.array(dtype=int),
+    grad_out: wp.array(dtype=wp.vec3),
+    base: int,
+    i: int,
+) -> wp.vec3:
+    """What vertex i gets from the faces around it: for face (a, b, c), d((b-a) x (c-a))/da = (c-b) x."""
+    ...
 
 
 @wp.kernel
@@ -1148,23 +1221,8 @@ def normals_backward(
     grad_verts: wp.array(dtype=wp.vec3),
     start: int,
 ):
-    """Gradient of `normals_forward`, gathered per vertex: for face (a, b, c), d((b-a) x (c-a))/da = (c-b) x."""
+    """Gradient of `normals_forward`, gathered per vertex."""
     b, i = wp.tid()
     i += start
     base = b * vertex_count
-    total = wp.vec3()
-    for k in range(first[i], first[i + 1]):
-        face = tri[incident[k]]
-        j0 = face[0]
-        j1 = face[1]
-        j2 = face[2]
-        g = grad_out[base + j0] + grad_out[base + j1] + grad_out[base + j2]
-        opposite = wp.vec3()
-        if i == j0:
-            opposite = verts[base + j2] - verts[base + j1]
-        elif i == j1:
-            opposite = verts[base + j0] - verts[base + j2]
-        else:
-            opposite = verts[base + j1] - verts[base + j0]
-        total += wp.cross(g, opposite)
-    grad_verts[base + i] = total
+    grad_verts[base + i] = vertex_normal_gradient(verts, tri, first, incident, grad_out, base, i)

@@ -13,10 +13,10 @@ import sys
 import torch
 import warp as wp
 
-from backend.render.launch import Launcher, array, bands, total
+from backend.render.launch import CPU_FLAGS, Launcher, array, bands, total
 from backend.render.lights import COSINE_LOBE, Y0, Y1, Y2, Y20
 
-wp.set_module_options({"enable_backward": False})
+wp.set_module_options({"enable_backward": False, "cpu_compiler_flags": CPU_FLAGS})
 
 vec9 = wp.types.vector(length=9, dtype=wp.float32)
 mat93 = wp.types.matrix(shape=(9, 3), dtype=wp.float32)
@@ -254,7 +254,7 @@ def shade(
     """
     launcher.load(sys.modules[__name__])
     lobe = torch.tensor(COSINE_LOBE, device=sh.device)[:, None] / math.pi
-    return _Shade.apply(rast, surface, texel, is_skin, sh * lobe, sun_direction, sun_rgb / math.pi, launcher)
+    return _Shade.apply(rast.detach(), surface, texel, is_skin, sh * lobe, sun_direction, sun_rgb / math.pi, launcher)
 
 
 class _Shade(torch.autograd.Function):
