@@ -10,7 +10,7 @@ from typing import Any
 
 from . import protocol
 from .errors import AddonError
-from .worker_client import WorkerClient
+from .worker_client import STARTED, WorkerClient
 
 STARTING, RUNNING, CANCELLING, FINISHED, FAILED, CANCELLED = (
     "starting",
@@ -223,11 +223,22 @@ class WorkerJob:
         if self._cancel_began is not None:
             return AddonError("cancelled", "Cancelled.")
         self.status.log = self._client.log_tail()
-        last = next((line for line in reversed(self.status.log) if line.strip()), "")
-        how = f"exit status {self._client.exit_code}" + (f": {last[:200]}" if last else "")
+        how = _how_it_ended(self._client.exit_code, self.status.log)
         if self._client.greeting is None:
             return AddonError("worker_start", f"The backend ended while it started ({how}).")
         return AddonError("worker_crashed", f"The backend ended in the middle of the job ({how}).")
+
+
+def _how_it_ended(code: int | None, log: list[str]) -> str:
+    """A process's end in words: its exit status or the signal that killed it, and what it said last."""
+    if code == -9:  # SIGKILL, which nobody but the system or a person sends
+        how = "killed from outside, as systems do when memory runs out"
+    elif code is not None and code < 0:
+        how = f"killed by signal {-code}"
+    else:
+        how = f"exit status {code}"
+    last = next((line for line in reversed(log) if line.strip()), "")
+    return how if not last or last.startswith(STARTED) else f"{how}: {last[:200]}"
 
 
 def _rpc_error(error: Any) -> AddonError:

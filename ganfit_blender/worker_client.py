@@ -19,6 +19,7 @@ from typing import Any, BinaryIO
 from . import protocol
 
 LOG_LIMIT_BYTES = 4 << 20  # a log that has grown beyond this is started anew with the next worker
+STARTED = "--- "  # how the log marks the start of a process
 DRAIN_GRACE_S = 2.0  # time for the last words of a dead worker to come out of its pipes
 CLOSE_GRACE_S = 3.0  # time for a worker to end by itself after `shutdown` and the end of its stdin
 
@@ -76,7 +77,7 @@ class WorkerClient:
         if self.log_path.exists() and self.log_path.stat().st_size > LOG_LIMIT_BYTES:
             self.log_path.unlink()
         log = open(self.log_path, "ab", buffering=0)  # noqa: SIM115 - closed by the stderr thread
-        log.write(f"--- {time.strftime('%Y-%m-%d %H:%M:%S')} {' '.join(self.command)}\n".encode())
+        log.write(f"{STARTED}{time.strftime('%Y-%m-%d %H:%M:%S')} {' '.join(self.command)}\n".encode())
         try:
             self._process = subprocess.Popen(
                 self.command,

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -88,6 +89,18 @@ def test_failures_end_the_job_with_code_sentence_and_hint(worker, mode, code, wo
     status = run(worker(mode))
     assert (status.state, status.error.code) == (FAILED, code)
     assert words in status.error.message and status.error.hint
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no such signal on this system")
+def test_a_worker_that_is_killed_in_mid_job_is_told_of_in_words(worker):
+    client = worker(FAKE_STEPS="500")
+    job = WorkerJob(client, protocol.RECONSTRUCT, PARAMS)
+    while job.poll().step < 2:
+        time.sleep(0.01)
+    os.kill(client.pid, signal.SIGKILL)
+    error = job.wait().error
+    assert error.code == "worker_crashed" and "memory" in error.message and error.hint
+    assert "---" not in error.message and "-9" not in error.message  # neither the log's own lines nor a bare number
 
 
 def test_a_program_that_cannot_be_run_is_an_error(tmp_path):

@@ -50,7 +50,7 @@ def draw_error(layout: bpy.types.UILayout, context: bpy.types.Context, error: Ad
     row = box.row()
     column = row.column()
     column.alert = True
-    draw_text(column, context, error.message, "ERROR", MARGIN + 2 * BUTTON)
+    draw_text(column, context, error.message, "ERROR", MARGIN + 3 * BUTTON)  # two, and the edges of the box
     help_button = row.operator("ganfit.manual", text="", icon="QUESTION", emboss=False)
     help_button.page, help_button.code = manual.TROUBLESHOOTING, error.code
     row.operator("ganfit.dismiss", text="", icon="X", emboss=False)
