@@ -20,6 +20,8 @@ OBJECT_SCALE = "Object Scale"
 SCATTER_MM = "Scatter (mm)"
 PORE_DEPTH_MM = "Pore Depth (mm)"
 SPECULAR_STRENGTH = "Specular Strength"
+TEETH_BRIGHTNESS = "Teeth Brightness"
+LASH_TIPS = "Lash Tips"
 UV_LENGTH_MM = 330.0  # so many millimetres of a face lie along one unit of our UV layout
 
 
@@ -41,12 +43,14 @@ SURFACES = {
     SKIN: Surface(0.5, 1.0, subsurface=1.0, scatter_mm=3.67, scatter_rgb=(1.0, 0.37, 0.19)),
     "eye_left": Surface(0.35, 0.0, subsurface=0.4, scatter_mm=1.0, scatter_rgb=(1.0, 0.6, 0.5), coat=1.0),
     "eye_right": Surface(0.35, 0.0, subsurface=0.4, scatter_mm=1.0, scatter_rgb=(1.0, 0.6, 0.5), coat=1.0),
-    "teeth": Surface(0.25, 0.5, subsurface=0.5, scatter_mm=1.0, scatter_rgb=(1.0, 0.8, 0.6), coat=0.4),
+    "teeth": Surface(0.2, 0.5, subsurface=0.8, scatter_mm=2.0, scatter_rgb=(1.0, 0.8, 0.6), coat=0.6),
     "tongue": Surface(0.35, 0.5, subsurface=0.7, scatter_mm=2.5, scatter_rgb=(1.0, 0.35, 0.2), coat=0.3),
     "lashes": Surface(0.6, 0.2),
 }
 OTHER = Surface(0.5, 0.5)
 COAT_ROUGHNESS = 0.03
+TEETH_LIGHT = (1.38, 1.23, 1.16)  # the fit's teeth stand for what is seen of them in the mouth's shadow
+LASH_FADE, LOWER_LASH_FADE = 0.7, 0.6  # transparency of the tips; of the whole of a lower lash besides
 PORES_MM, WRINKLES_MM = 0.9, 2.6
 PORE_DEPTH = 0.1
 
@@ -73,9 +77,56 @@ def make_material(bundle: ResultBundle, part: Part) -> bpy.types.Material:
         color.layer_name = COLOR_ATTRIBUTE
         color.location = (-320, 0)
         links.new(color.outputs["Color"], shader.inputs["Base Color"])
+        if part.name == "teeth":
+            _brighten(material, color.outputs["Color"], shader.inputs["Base Color"])
+        elif part.name == "lashes":
+            _fade_tips(material, shader)
     if part.name != SKIN:
         material.diffuse_color = (*_mean_color(bundle, part), 1.0)  # what the solid view shows
     return material
+
+
+def _brighten(material: bpy.types.Material, color: bpy.types.NodeSocket, socket: bpy.types.NodeSocket) -> None:
+    """Teeth and gums as they are under light of their own; as the photo shows them in Match Photo."""
+    mix = material.node_tree.nodes.new("ShaderNodeMix")
+    mix.data_type, mix.blend_type, mix.label = "RGBA", "MULTIPLY", TEETH_BRIGHTNESS
+    mix.clamp_result = True
+    mix.location = (-160, 160)
+    share = hair.mix_socket(mix.inputs, "Factor", "Float")
+    share.default_value = 1.0
+    hair.mix_socket(mix.inputs, "B").default_value = (*TEETH_LIGHT, 1.0)
+    mix[PHOTO_OFF] = [mix.inputs[:].index(share)]
+    material.node_tree.links.new(color, hair.mix_socket(mix.inputs, "A"))
+    material.node_tree.links.new(hair.mix_socket(mix.outputs, "Result"), socket)
+
+
+def _fade_tips(material: bpy.types.Material, shader: bpy.types.ShaderNode) -> None:
+    """Lashes that thin out: their UV map has the upper lids' in its lower half, roots below and tips above in each."""
+    nodes, links = material.node_tree.nodes, material.node_tree.links
+    uv, parts, lower = nodes.new("ShaderNodeUVMap"), nodes.new("ShaderNodeSeparateXYZ"), nodes.new("ShaderNodeMath")
+    twice, out, tip = nodes.new("ShaderNodeMath"), nodes.new("ShaderNodeMath"), nodes.new("ShaderNodeMapRange")
+    thin, total, share = (nodes.new("ShaderNodeMath") for _ in range(3))
+    left = nodes.new("ShaderNodeMath")
+    uv.uv_map = next(iter(UV_LAYERS))
+    lower.operation, lower.inputs[1].default_value = "GREATER_THAN", 0.5
+    twice.operation, twice.inputs[1].default_value, out.operation = "MULTIPLY", 2.0, "FRACT"
+    tip.inputs["From Min"].default_value, tip.inputs["From Max"].default_value = 0.2, 0.95
+    tip.inputs["To Max"].default_value = LASH_FADE
+    thin.operation, thin.inputs[1].default_value = "MULTIPLY", LOWER_LASH_FADE
+    total.operation, share.operation, share.label = "MAXIMUM", "MULTIPLY", LASH_TIPS
+    share.inputs[1].default_value = 1.0
+    share[PHOTO_OFF] = [1]
+    left.operation, left.inputs[0].default_value = "SUBTRACT", 1.0
+    for number, node in enumerate((uv, parts, lower, twice, out, tip, thin, total, share, left)):
+        node.location = (-1500 + 150 * number, -260)
+    for source, target in (
+        (uv.outputs["UV"], parts.inputs[0]), (parts.outputs["Y"], lower.inputs[0]),
+        (parts.outputs["Y"], twice.inputs[0]), (twice.outputs[0], out.inputs[0]), (out.outputs[0], tip.inputs["Value"]),
+        (lower.outputs[0], thin.inputs[0]), (thin.outputs[0], total.inputs[0]), (tip.outputs[0], total.inputs[1]),
+        (total.outputs[0], share.inputs[0]), (share.outputs[0], left.inputs[1]),
+        (left.outputs[0], shader.inputs["Alpha"]),
+    ):
+        links.new(source, target)
 
 
 def scale_with(material: bpy.types.Material, thing: bpy.types.Object) -> None:

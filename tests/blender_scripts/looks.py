@@ -37,9 +37,18 @@ def state() -> dict:
         "specular": next(n for n in skin if n.label == "Specular Strength").inputs[1].default_value,
         "pores": next(n for n in skin if n.type == "BUMP").inputs["Strength"].default_value,
         "hair": skin["Hair Shade"].inputs[1].default_value if "Hair Shade" in skin else None,
+        "teeth": inputs("teeth", "Teeth Brightness", "Factor_Float"),
+        "lash tips": inputs("lashes", "Lash Tips", "Value_001"),
         "cornea": cornea("eye_left").inputs["Depth (mm)"].default_value,
         "iris light": cornea("eye_left").inputs["Iris Light"].default_value,
     }
+
+
+def inputs(part: str, label: str, socket: str) -> float:
+    """A number of a part's node with a label."""
+    nodes = find("ganfit_part", part).data.materials[0].node_tree.nodes
+    node = next(node for node in nodes if node.label == label)
+    return next(entry.default_value for entry in node.inputs if entry.identifier == socket)
 
 
 def cornea(part: str) -> bpy.types.ShaderNode:
