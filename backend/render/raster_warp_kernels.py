@@ -19,7 +19,6 @@ from backend.render.launch import CPU_FLAGS
 
 wp.set_module_options({"enable_backward": False, "cpu_compiler_flags": CPU_FLAGS})
 
-MIN_W = wp.constant(1.0e-6)
 WALK_LIMIT = wp.constant(32)
 
 
@@ -27,17 +26,6 @@ WALK_LIMIT = wp.constant(32)
 def to_pixel(p: wp.vec4, width: float, height: float) -> wp.vec2:
     """Clip-space position to window coordinates in pixels, y up."""
     return wp.vec2((p[0] / p[3] * 0.5 + 0.5) * width, (p[1] / p[3] * 0.5 + 0.5) * height)
-
-
-@wp.func
-def relative(p: wp.vec4, x: float, y: float) -> wp.vec3:
-    """Homogeneous (x, y, w) of a clip-space position after moving the NDC point (x, y) to the origin."""
-    return wp.vec3(p[0] - x * p[3], p[1] - y * p[3], p[3])
-
-
-@wp.func
-def cross2(a: wp.vec3, b: wp.vec3) -> float:
-    return a[0] * b[1] - a[1] * b[0]
 
 
 @wp.func_native("""
@@ -84,15 +72,19 @@ for (int t = begin; t < stop; ++t) {
     const float scale = 0.5f / wp::abs(det);
     const wp::vec3 z = e0 * (p0[2] * scale) + e1 * (p1[2] * scale) + e2 * (p2[2] * scale);
     const float slope0 = e0[0] * step_x, slope1 = e1[0] * step_x, slope2 = e2[0] * step_x, slope_z = z[0] * step_x;
+    const bool is_wide = x_high - x_low >= 16;
+    const float slopes[3] = {slope0, slope1, slope2};
+    float widths[3];
+    for (int k = 0; k < 3 && is_wide; ++k) widths[k] = -1.0f / slopes[k];
     for (int y = y_low; y <= y_high; ++y) {
         const float dy = (y - y_low) * step_y;
         const float start0 = e0[1] * dy + e0[2], start1 = e1[1] * dy + e1[2], start2 = e2[1] * dy + e2[2];
         const float start_z = z[1] * dy + z[2];
         int first = 0, last = x_high - x_low;
-        if (last > 8) {
-            const float starts[3] = {start0, start1, start2}, slopes[3] = {slope0, slope1, slope2};
+        if (is_wide) {
+            const float starts[3] = {start0, start1, start2};
             for (int k = 0; k < 3; ++k) {  // where the edge is crossed; a pixel of margin for rounding
-                const float at = -starts[k] / slopes[k];
+                const float at = starts[k] * widths[k];
                 if (slopes[k] > 0.0f && at > 1.0f) first = wp::max(first, static_cast<int>(wp::min(at, w)) - 1);
                 if (slopes[k] < 0.0f && at < last) last = wp::min(last, static_cast<int>(wp::max(at, -1.0f)) + 1);
             }
@@ -775,6 +767,20 @@ def texture_backward(
     )  # fmt: skip
 
 
+@wp.func_native("""
+const wp::vec3i& face = tri.data[t];
+const wp::vec4 &p0 = pos.data[base + face[0]], &p1 = pos.data[base + face[1]], &p2 = pos.data[base + face[2]];
+if (!(wp::min(p0[3], wp::min(p1[3], p2[3])) > 1.0e-6f)) return 0;
+// Relative to the first vertex: the triangle is much smaller than its distance to the optical axis.
+const float x = p0[0] / p0[3], y = p0[1] / p0[3];
+const float ax = p1[0] - x * p1[3], ay = p1[1] - y * p1[3], bx = p2[0] - x * p2[3], by = p2[1] - y * p2[3];
+return ax * by - ay * bx > 0.0f ? 1 : -1;
+""")
+def winding(pos: wp.array(dtype=wp.vec4), tri: wp.array(dtype=wp.vec3i), base: int, t: int) -> wp.int8:
+    """Of triangle t on the screen: 1 or -1, 0 where a vertex is behind the camera."""
+    ...
+
+
 @wp.kernel
 def facing_forward(
     pos: wp.array(dtype=wp.vec4),
@@ -783,20 +789,10 @@ def facing_forward(
     facing: wp.array(dtype=wp.int8),
     start: int,
 ):
-    """Winding of each triangle on the screen: 1 or -1, 0 where a vertex is behind the camera; launch over (B, T)."""
+    """`winding` of all triangles; launch over (B, T)."""
     b, t = wp.tid()
     t += start
-    face = tri[t]
-    p0 = pos[b * vertex_count + face[0]]
-    p1 = pos[b * vertex_count + face[1]]
-    p2 = pos[b * vertex_count + face[2]]
-    sign = int(0)
-    if p0[3] > MIN_W and p1[3] > MIN_W and p2[3] > MIN_W:
-        # Relative to the first vertex: the triangle is much smaller than its distance to the optical axis.
-        q1 = relative(p1, p0[0] / p0[3], p0[1] / p0[3])
-        q2 = relative(p2, p0[0] / p0[3], p0[1] / p0[3])
-        sign = wp.where(cross2(q1, q2) > 0.0, 1, -1)
-    facing[b * tri.shape[0] + t] = wp.int8(sign)
+    facing[b * tri.shape[0] + t] = winding(pos, tri, b * vertex_count, t)
 
 
 @wp.func
