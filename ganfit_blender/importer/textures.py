@@ -15,6 +15,7 @@ SCLERA_SATURATION = 0.35  # the fit's sclera has taken over the lids' shade and 
 SCLERA_SHADE = 0.85
 FIBRES = ((60, 0.35), (140, 0.4), (330, 0.25))  # (fibres around the iris, share of the pattern)
 IRIS_CONTRAST = 0.55
+BATCH = 500_000  # pixels that are drawn at once
 
 
 @dataclass(frozen=True)
@@ -98,20 +99,29 @@ def draw_in_uv(uv: np.ndarray, values: np.ndarray, size: int) -> tuple[np.ndarra
     """
     picture, covered = np.zeros((size, size, values.shape[-1]), np.float32), np.zeros((size, size), bool)
     points = np.asarray(uv, np.float64) * size - 0.5
+    (a, b, c) = np.moveaxis(points, 1, 0)
+    area = (b[:, 0] - a[:, 0]) * (c[:, 1] - a[:, 1]) - (b[:, 1] - a[:, 1]) * (c[:, 0] - a[:, 0])
     low = np.clip(np.floor(points.min(1)).astype(int), 0, size - 1)
-    high = np.clip(np.ceil(points.max(1)).astype(int), 0, size - 1)
-    for (a, b, c), (x0, y0), (x1, y1), value in zip(points, low, high, values):
-        area = (b[0] - a[0]) * (c[1] - a[1]) - (b[1] - a[1]) * (c[0] - a[0])
-        if abs(area) < 1e-12:
-            continue
-        x, y = np.meshgrid(np.arange(x0, x1 + 1), np.arange(y0, y1 + 1))
-        v = ((x - a[0]) * (c[1] - a[1]) - (y - a[1]) * (c[0] - a[0])) / area
-        w = ((b[0] - a[0]) * (y - a[1]) - (b[1] - a[1]) * (x - a[0])) / area
+    wide, high = (np.clip(np.ceil(points.max(1)).astype(int), 0, size - 1) - low + 1).T
+    for some in _batches(np.where(np.abs(area) < 1e-12, 0, wide * high)):
+        count = (wide * high)[some]
+        one = np.repeat(some, count)  # the triangle of each pixel in the triangles' boxes
+        place = np.arange(len(one)) - np.repeat(np.cumsum(count) - count, count)
+        x, y = low[one, 0] + place % wide[one], low[one, 1] + place // wide[one]
+        v = ((x - a[one, 0]) * (c - a)[one, 1] - (y - a[one, 1]) * (c - a)[one, 0]) / area[one]
+        w = ((b - a)[one, 0] * (y - a[one, 1]) - (b - a)[one, 1] * (x - a[one, 0])) / area[one]
         inside = (v >= -1e-6) & (w >= -1e-6) & (v + w <= 1 + 1e-6)
-        weights = np.stack([1 - v - w, v, w], -1)[inside]
-        picture[y0 : y1 + 1, x0 : x1 + 1][inside] = weights @ value
-        covered[y0 : y1 + 1, x0 : x1 + 1] |= inside
+        one, x, y, weights = one[inside], x[inside], y[inside], np.stack([1 - v - w, v, w], -1)[inside, :, None]
+        picture[y, x] = (weights * values[one]).sum(1)
+        covered[y, x] = True
     return picture, covered
+
+
+def _batches(sizes: np.ndarray) -> list[np.ndarray]:
+    """The indices of sizes above 0, in runs whose sum is about `BATCH`."""
+    used = np.flatnonzero(sizes)
+    total = np.cumsum(sizes[used])
+    return [used[total // BATCH == number] for number in np.unique(total // BATCH)]
 
 
 def spread(picture: np.ndarray, covered: np.ndarray, pixels: int) -> np.ndarray:
