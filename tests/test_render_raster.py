@@ -126,6 +126,29 @@ def test_triangle_through_the_camera_plane_is_clipped(raster):
     assert not (raster.rasterize(behind, tri, (64, 64))[..., 3] > 0).any()
 
 
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -1e30, 1e-30])
+def test_positions_out_of_all_bounds_draw_nothing_wrong(raster, bad):
+    """Numbers that a fit gone astray hands over: triangles without them are drawn as ever, and no memory is spoilt."""
+    generator = torch.Generator().manual_seed(0)
+    for resolution in ((300, 200), (5, 9)):
+        pos = torch.randn(2, 300, 4, generator=generator)
+        pos[..., 3] = pos[..., 3].abs() + 0.5
+        spoilt = pos.clone()
+        spoilt[:, ::20, torch.randint(0, 4, (1,), generator=generator)] = bad
+        tri = torch.randint(0, 300, (500, 3), generator=generator).int()
+        sound = (tri % 20 > 0).all(dim=1)
+        spoilt.requires_grad_()
+        rast = raster.rasterize(spoilt, tri, resolution)
+        colors = raster.interpolate(torch.ones(1, 300, 2), rast, tri, spoilt)
+        raster.antialias(colors, rast, spoilt, tri).sum().backward()
+        shown = rast[..., 3].long()
+        assert ((shown >= 0) & (shown <= 500)).all()
+        expected = raster.rasterize(pos, tri[sound], resolution)
+        kept = torch.cat([torch.zeros(1, dtype=torch.bool), sound])[shown]
+        number = torch.cat([torch.zeros(1), torch.cumsum(sound.float(), 0)])[shown]
+        assert torch.equal(number[kept], expected[..., 3][kept])
+
+
 def test_rasterize_gradient_matches_finite_differences(raster):
     """d(sum of weighted u, v)/d(x, y, w) of every vertex, where no pixel changes its triangle."""
     pos, tri = big_triangles()
