@@ -32,7 +32,7 @@ from backend.fit.fit import FitTrace, fit
 from backend.fit.metric import metric_scale
 from backend.fit.parameters import FitParameters, camera_of
 from backend.fit.person import Person
-from backend.fit.views import View, prepare_view
+from backend.fit.views import View, expression_stiffness, prepare_view
 from backend.head.model import load_head
 from backend.networks.detector import FaceDetector
 from backend.networks.identity import load_identity
@@ -185,7 +185,8 @@ def align_views(person: Person, views: list[View], config: FitConfig) -> FitPara
     model, aligned = person.landmark_model(), []
     for view in views:
         start = initial_parameters(model, view.points(), view.frame, 512, person.default_palette())
-        aligned.append(align([model], start, [view.points()], [view.frame], config.align_steps))
+        stiffness = expression_stiffness([view], person.head.expression_names)
+        aligned.append(align([model], start, [view.points()], [view.frame], config.align_steps, stiffness))
     shared = {"identity": torch.stack([p.identity for p in aligned]).mean(0), "latent": aligned[0].latent,
               "palette": aligned[0].palette}
     own = {name: torch.cat([getattr(p, name) for p in aligned]) for name in aligned[0].tensors() if name not in shared}

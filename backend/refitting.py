@@ -22,7 +22,7 @@ from backend.fit.fit import fit
 from backend.fit.parameters import FitParameters, ViewFrame
 from backend.fit.person import Person
 from backend.fit.pins import PinTargets, joined, parse_pins, pin_targets, pinned_view
-from backend.fit.views import View, prepare_view
+from backend.fit.views import View, expression_stiffness, prepare_view
 from backend.options import Options, is_number
 from backend.photo import FULL_FRAME_DIAGONAL_MM, Photo, load_photo
 from backend.pipeline import (
@@ -158,7 +158,8 @@ def align_again(person: Person, params: FitParameters, views: list[View], pins: 
         own = pins.get(number)
         models.append(joined(model, own and replace(own, model=own.model.to("cpu"))))
         points.append(torch.cat([view.points(), own.target.cpu()]) if own else view.points())
-    done = align(models, host, points, [v.frame for v in views], steps)
+    stiffness = expression_stiffness(views, person.head.expression_names)
+    done = align(models, host, points, [v.frame for v in views], steps, stiffness)
     return FitParameters(**{name: value.to(params.identity.device) for name, value in done.tensors().items()})
 
 

@@ -72,7 +72,8 @@ def test_alignment_recovers_a_pose_to_a_ten_thousandth(focal: float | None, yaw:
     assert found.identity.abs().max() < 1e-3 and found.expression.max() < 1e-3
 
 
-def test_alignment_ends_in_the_minimum() -> None:
+@pytest.mark.parametrize("stiff", [None, 30.0])
+def test_alignment_ends_in_the_minimum(stiff: float | None) -> None:
     """Noisy landmarks of a head with an expression: where it ends, no direction lowers the energy, which is written
     down again here, in float64 with automatic differentiation."""
     model, frame = landmark_model(4, 0.002), ViewFrame((800, 600), (310.0, 390.0), 70.0)
@@ -81,7 +82,10 @@ def test_alignment_ends_in_the_minimum() -> None:
     camera = [torch.tensor(v) for v in ([0.1, 0.5, -0.15], [0.05, 0.1], [2.6], [0.1])]
     exact = camera_of(parameters(*camera), [frame], 0).project(model.points(identity, expression)[None])[0]
     points = exact + 1.5 * torch.randn(exact.shape, generator=rng)
-    found = align([model], initial_parameters(model, points, frame, 4, torch.zeros(3, 3)), [points], [frame], 60)
+    stiffness = torch.ones(1, 52)
+    stiffness[0, ::5] = stiff or 1.0
+    found = align([model], initial_parameters(model, points, frame, 4, torch.zeros(3, 3)), [points], [frame], 60,
+                  None if stiff is None else stiffness)
     names = ("identity", "expression", "rotation", "centre", "log_scale", "log_distance")
     leaves = {name: getattr(found, name).double().requires_grad_() for name in names}
     place = replace(found, **leaves)
@@ -89,7 +93,7 @@ def test_alignment_ends_in_the_minimum() -> None:
     projected = camera_of(place, [frame], 0).project(landmarks[None])[0]
     off = (projected - points).norm(dim=1) / (LANDMARK_SIGMA * frame.unit)
     energy = torch.where(off < 2, off**2, 4 * off - 4).sum() + (place.identity**2).sum()
-    energy = energy + ((place.expression / EXPRESSION_SIGMA) ** 2).sum()
+    energy = energy + (stiffness * (place.expression / EXPRESSION_SIGMA) ** 2).sum()
     energy = energy + ((place.log_distance - DISTANCE_PRIOR[0]) ** 2).sum() / DISTANCE_PRIOR[1] ** 2
     slopes = dict(zip(names, torch.autograd.grad(energy, list(leaves.values())), strict=True))
     at_bound = (found.expression <= 0) & (slopes["expression"] > 0)

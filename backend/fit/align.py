@@ -108,10 +108,11 @@ def cross_matrix(v: Tensor) -> Tensor:
 
 
 def align(models: list[LandmarkModel], params: FitParameters, points: list[Tensor], frames: list[ViewFrame],
-          steps: int) -> FitParameters:
+          steps: int, stiffness: Tensor | None = None) -> FitParameters:
     """Levenberg-Marquardt on the landmarks with Gaussian priors and Huber weights; expression stays in [0, 1].
 
-    models, points (N, 2) photo pixels, frames: one of each per view; all views share the shape. Returns new parameters;
+    models, points (N, 2) photo pixels, frames: one of each per view; all views share the shape. stiffness (V, 52): how
+    much more than usual each coefficient's square counts, all 1 if None. Returns new parameters;
     light and texture are untouched. A model of no identity components leaves the shape alone. It computes in float64:
     in float32 the last steps drown in rounding, up to 1e-3 from the minimum.
     """
@@ -129,6 +130,8 @@ def align(models: list[LandmarkModel], params: FitParameters, points: list[Tenso
     trusts = [m.weights.sqrt()[:, None] / (f.unit * LANDMARK_SIGMA) for m, f in zip(models, frames, strict=True)]
     of_view = torch.tensor([EXPRESSION_SIGMA] * e + [torch.inf] * 6 + [DISTANCE_PRIOR[1]], dtype=torch.float64)
     sigma = torch.cat([of_view.new_ones(k), of_view.repeat(views)])
+    if stiffness is not None:
+        sigma[k:].view(views, own)[:, :e] /= stiffness.double().sqrt()
     mean = torch.zeros_like(sigma)
     mean[k:].view(views, own)[:, -1] = DISTANCE_PRIOR[0]
     bounded = torch.zeros(len(sigma), dtype=torch.bool)

@@ -6,6 +6,7 @@ import math
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -95,19 +96,24 @@ class Start:
         return sh
 
     def palette(self) -> Tensor:
-        """(P, 3) the palette with the iris colour that the photos show at the brightness that the eyes have there.
+        """(P, 3) the palette with the colours of irises and teeth that the photos show at the brightness that they have
+        there.
 
         The light's tint is not taken off: at this point it is less certain than the iris's colour.
         """
         energy, head = self.energy, self.energy.person.head
-        index = head.palette_names.index("iris")
-        weights = head.palette_weights1[None, :, index:index + 1]
-        share = energy.person.raster.interpolate(weights, self.out.rast, head.tri1)[..., 0]
-        shading = (self.out.shading * self.out.shading.new_tensor(LUMA)).sum(-1)[share > 0.5]
-        photo = torch.cat([torch.from_numpy(v.iris_pixels()) for v in energy.views]).to(energy.device)
         palette = self.params.palette.clone()
-        if not bool(energy.grey.any()) and len(shading):
-            palette[index] = surface_colour(photo, shading.median().expand(len(photo), 3), palette[index])
+        if bool(energy.grey.any()):
+            return palette
+        for name, pixels in (("iris", [v.iris_pixels() for v in energy.views]),
+                             ("teeth", [v.teeth()[0] for v in energy.views])):
+            index = head.palette_names.index(name)
+            weights = head.palette_weights1[None, :, index:index + 1]
+            share = energy.person.raster.interpolate(weights, self.out.rast, head.tri1)[..., 0]
+            shading = (self.out.shading * self.out.shading.new_tensor(LUMA)).sum(-1)[share > 0.5]
+            if len(shading):
+                photo = torch.from_numpy(np.concatenate(pixels)).to(energy.device)
+                palette[index] = surface_colour(photo, shading.median().expand(len(photo), 3), palette[index])
         return palette
 
     @torch.no_grad()
@@ -132,14 +138,14 @@ def usual_skin(luma: Tensor) -> Tensor:
     return torch.stack((green + red, green, green + blue))
 
 
-MIN_IRIS_PIXELS = 20
-"""Fewer pixels than this show lashes and highlights rather than an iris."""
+MIN_SURFACE_PIXELS = 20
+"""Fewer pixels than this show lashes and highlights rather than an iris, and no tooth."""
 
 
 def surface_colour(photo: Tensor, shading: Tensor, usual: Tensor) -> Tensor:
     """Encoded albedo (3,) of a surface seen in pixels (N, 3) under their shading (N, 3): the median, so that highlights
-    and lashes do not count; `usual` (3,) where fewer than `MIN_IRIS_PIXELS` are seen."""
-    if len(photo) < MIN_IRIS_PIXELS:
+    and lashes do not count; `usual` (3,) where fewer than `MIN_SURFACE_PIXELS` are seen."""
+    if len(photo) < MIN_SURFACE_PIXELS:
         return usual
     albedo = srgb_to_linear(photo) / shading.clamp(min=0.05)
     return linear_to_srgb(albedo.median(0).values.clamp(0.002, 0.8))

@@ -17,7 +17,7 @@ from backend.fit.losses import as_grey
 from backend.fit.parameters import DISTANCE_PRIOR, FitParameters, ViewFrame, camera_of
 from backend.fit.person import SHADED, Person
 from backend.fit.pins import PinTargets
-from backend.fit.views import View
+from backend.fit.views import View, expression_stiffness
 from backend.networks.crop import differentiable_crop
 from backend.networks.facemesh import FaceMesh, points5
 from backend.networks.fan import FanLandmarks
@@ -65,6 +65,7 @@ class Energy:
         self.landmark_model = person.landmark_model(offsets)
         self.pins = pins or {}
         self.usual_palette = person.default_palette().to(device)
+        self.stiffness = expression_stiffness(views, person.head.expression_names).to(device)
         self.shaded = torch.tensor([name in SHADED for name in person.head.palette_names], device=device)
         mesh_to_photo = mesh.crop_params(self.points[:, :468].cpu())
         self.mesh_transform = self._to_crop(mesh_to_photo)
@@ -181,7 +182,8 @@ class Energy:
 
     def priors(self, params: FitParameters) -> dict[str, Tensor]:
         """The regularisers of Eq. 9."""
-        return {"shape": losses.gaussian_prior(params.identity), "expression": losses.gaussian_prior(params.expression),
+        return {"shape": losses.gaussian_prior(params.identity),
+                "expression": losses.gaussian_prior(params.expression * self.stiffness.sqrt()),
                 "latent": losses.gaussian_prior(params.latent), "light": losses.light_prior(params.sh, params.sun_rgb),
                 "palette": losses.palette_prior(params.palette - self.usual_palette, self.shaded),
                 "radiance": params.lights().nonnegative_radiance_penalty(),

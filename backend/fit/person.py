@@ -25,8 +25,8 @@ DEFAULT_PALETTE = {"sclera": (0.76, 0.73, 0.71), "iris": (0.30, 0.22, 0.16), "li
                    "pupil": (0.02, 0.02, 0.02), "teeth": (0.85, 0.82, 0.75), "gums": (0.62, 0.34, 0.33),
                    "tongue": (0.62, 0.33, 0.32), "lashes": (0.06, 0.05, 0.05)}
 """Colours where the optimisation starts, sRGB. The sclera is darker than it is: lids and lashes shade it."""
-SHADED = ("sclera", "iris", "limbus")
-"""What lies in the shade of lids and lashes."""
+SHADED = ("sclera", "iris", "limbus", "teeth")
+"""What lies in the shade of lids, lashes and lips."""
 
 
 @dataclass

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What the fit needs to know of each photo: where the face is, its landmarks, its square crop, the networks' views."""
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,20 +9,31 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from backend.errors import GanfitError
+from backend.fit.losses import LUMA
 from backend.fit.parameters import ViewFrame
 from backend.networks.crop import crop_photo
 from backend.networks.detector import FaceDetector
 from backend.networks.facemesh import FaceLandmarks, FaceMesh
 from backend.networks.fan import FanLandmarks
 from backend.photo import Photo
+from backend.render.color import srgb_to_linear
 
 LIDS = ((33, 246, 161, 160, 159, 158, 157, 173, 133, 155, 154, 153, 145, 144, 163, 7),
         (263, 466, 388, 387, 386, 385, 384, 398, 362, 382, 381, 380, 374, 373, 390, 249))
 """Mesh points around the opening of the subject's right and left eye."""
+INNER_LIPS = (78, 191, 80, 81, 82, 13, 312, 311, 310, 415, 308, 324, 318, 402, 317, 14, 87, 178, 88, 95)
+"""Mesh points around the opening of the mouth."""
+CHEEKS = (50, 205, 280, 425)
+"""Mesh points on bare cheeks."""
+TOOTH_LUMA, TOOTH_WHITENESS = 0.4, 0.95
+"""What is at least so bright, and has at least so much blue beside red, as the cheeks in linear light is a tooth: gums,
+tongue and lips are redder than skin."""
 LID_SHARE = 0.85
 """Shrinks that outline, which keeps lashes out."""
 IRIS_RING = (0.4, 0.85)
 """Iris pixels lie between these shares of its radius: outside the pupil, inside the limbus."""
+MIN_OPENING = 1.5
+"""A mouth whose opening is lower than this on average, pixels, is closed."""
 MIN_FACE = 40
 """Smallest interocular distance times 2 that is fitted, pixels: below that there is no face to see."""
 
@@ -67,6 +79,32 @@ class View:
             found.append(piece[chosen].astype(np.float32) / 255)
         return np.concatenate(found)
 
+    def teeth(self) -> tuple[np.ndarray, float]:
+        """(N, 3) float32 encoded colours of the photo on teeth, the brighter half, and how much of the mouth's opening
+        shows teeth; none and 0 for a closed mouth."""
+        nothing = np.zeros((0, 3), np.float32), 0.0
+        image, points = self.photo.image, np.asarray(self.landmarks.points)
+        outline, cheeks = points[list(INNER_LIPS)], np.round(points[list(CHEEKS)]).astype(int)
+        low = np.maximum(np.floor(outline.min(0)).astype(int), 0)
+        high = np.minimum(np.ceil(outline.max(0)).astype(int) + 1, image.shape[1::-1])
+        x, y = (outline - outline.mean(0)).T
+        area = 0.5 * abs(float(x @ np.roll(y, -1) - y @ np.roll(x, -1)))
+        if (high - low).min() < 2 or area < MIN_OPENING * np.ptp(x):
+            return nothing
+        inside = Image.new("1", tuple((high - low).tolist()))
+        ImageDraw.Draw(inside).polygon([tuple(p) for p in (outline - low).tolist()], fill=1)
+        opening = image[low[1]:high[1], low[0]:high[0]][np.asarray(inside)]
+        mouth = _linear(opening)
+        x, y = np.clip(cheeks, 0, np.array(image.shape[1::-1]) - 1).T
+        cheek = np.median(_linear(image[y, x]), 0)
+        bright = mouth @ LUMA > TOOTH_LUMA * (cheek @ LUMA)
+        white = mouth[:, 2] * cheek[0] > TOOTH_WHITENESS * mouth[:, 0] * cheek[2]
+        shown = bright & white
+        if not shown.any():
+            return nothing
+        inner = shown & (mouth @ LUMA >= np.median((mouth @ LUMA)[shown]))  # the darker half is mixed with lips
+        return opening[inner].astype(np.float32) / 255, float(shown.mean())
+
     def crop_transform(self, size: int) -> Tensor:
         """(1, 2, 3): pixels of a crop of `size` px to photo pixels."""
         x0, y0, side = self.box
@@ -87,6 +125,23 @@ class View:
         inside_x = ((centres + x0 > 0) & (centres + x0 < width)).float()
         inside_y = ((centres + y0 > 0) & (centres + y0 < height)).float()
         return out, (inside_y[:, None] * inside_x[None])[None, :, :, None]
+
+
+CLOSED_JAW = 30.0
+"""How much more a square of `jawOpen` counts where the mouth shows nothing but teeth. The lips' outline alone does not
+tell a smile over closed teeth from an open jaw, in which half of the mouth is dark."""
+
+
+def expression_stiffness(views: Sequence[View], names: Sequence[str]) -> Tensor:
+    """(V, 52) weights of the squares of the expression coefficients: 1, more for the jaw where teeth fill the mouth."""
+    weights = torch.ones(len(views), len(names))
+    weights[:, list(names).index("jawOpen")] += CLOSED_JAW * torch.tensor([view.teeth()[1] for view in views])
+    return weights
+
+
+def _linear(pixels: np.ndarray) -> np.ndarray:
+    """Linear values (..., 3) of sRGB bytes."""
+    return srgb_to_linear(torch.from_numpy(np.ascontiguousarray(pixels)).float() / 255).numpy()
 
 
 def is_grey(image: np.ndarray) -> bool:
