@@ -372,16 +372,16 @@ def test_vertex_normals_and_their_gradient(raster):
 def test_backward_is_bitwise_deterministic_and_batch_consistent(raster):
     """Same bits on every run and with one thread or two (which a picture of this size gets); an item of a batch equals
     the item alone."""
-    verts, tri, camera = sphere_scene(5, (192, 192))
+    verts, tri, camera = sphere_scene(5, (320, 320))
     tex = smooth_weights((2, 64, 64, 3), 12)
-    g = smooth_weights((2, 192, 192, 3), 13)
+    g = smooth_weights((2, 320, 320, 3), 13)
     uv = torch.nn.functional.pad(verts[:, :2] * 0.5 + 0.5, (0, 0))
 
     def gradients(items: slice) -> list[torch.Tensor]:
         v = verts[None].expand(2, -1, -1)[items].clone().requires_grad_()
         t = tex[items].clone().requires_grad_()
         pos = camera.select(items).clip(v)
-        rast = raster.rasterize(pos, tri, (192, 192))
+        rast = raster.rasterize(pos, tri, (320, 320))
         attr = torch.cat([uv.expand(len(v), -1, -1), raster.vertex_normals(v, tri)], -1)
         place = raster.interpolate(attr, rast, tri, pos)
         lod = raster.texture_lod(pos, tri, uv, rast, (64, 64))

@@ -20,7 +20,7 @@ CPU_BANDS = 2  # fixed, not the number of cores: the order of the gradient sums 
 # Of the kernels on a CPU: products and sums in one instruction, as on a GPU; what LLVM's search for vectors finds in
 # straight code is slower here than none. The rest is warp's default.
 CPU_FLAGS = f"{wp.config.cpu_compiler_flags or ''} -ffp-contract=fast -fno-slp-vectorize"
-FEW = 30_000  # pixels or triangles below which to wake a second thread takes longer than it saves
+FEW = 100_000  # simple steps, as to interpolate a pixel, below which to wake a second thread takes longer than it saves
 
 
 def start_warp() -> None:
@@ -116,16 +116,13 @@ class Launcher:
         stream = None if self.is_cpu else wp.stream_from_torch(torch.cuda.current_stream(self.device))
         wp.launch(kernel, dim=dim, inputs=args, device=self._warp_device, stream=stream)
 
-    def threads_for(self, items: int) -> int:
-        """How many tasks that go over so many pixels or triangles together run at the same time."""
-        return 1 if self._pool is None or items < FEW or torch.get_num_threads() == 1 else CPU_BANDS
+    def threads_for(self, steps: int) -> int:
+        """How many tasks that take so many simple steps together run at the same time."""
+        return 1 if self._pool is None or steps < FEW or torch.get_num_threads() == 1 else CPU_BANDS
 
-    def side_by_side(self, tasks: list[Callable[[], None]], items: int) -> None:
-        """Run at most `CPU_BANDS` tasks that write to different places, one thread each.
-
-        `items`: pixels or triangles that they go over together.
-        """
-        if self._pool is None or self.threads_for(items) == 1:
+    def side_by_side(self, tasks: list[Callable[[], None]], steps: int) -> None:
+        """Run at most `CPU_BANDS` tasks that write to different places, one thread each; see `FEW` for `steps`."""
+        if self._pool is None or self.threads_for(steps) == 1:
             for task in tasks:
                 task()
             return
@@ -134,18 +131,20 @@ class Launcher:
         for other in others:
             other.result()
 
-    def in_bands(self, task: Callable[[int, int, int], None], extent: int, items: int, fixed: bool = True) -> None:
-        """Run `task(band, start, stop)` over `extent`, `items` pixels or triangles, cut into bands.
+    def in_bands(self, task: Callable[[int, int, int], None], extent: int, steps: int, fixed: bool = True) -> None:
+        """Run `task(band, start, stop)` over `extent`, in all so many simple steps, cut into bands.
 
         `fixed`: `band_count` bands; else as many as there are threads, where no cut changes the results.
         """
-        count = self.band_count if fixed else self.threads_for(items)
+        count = self.band_count if fixed else self.threads_for(steps)
         cuts = [extent * k // count for k in range(count + 1)]
         parts = [(k, cuts[k], cuts[k + 1]) for k in range(count) if cuts[k] < cuts[k + 1]]
-        self.side_by_side([partial(task, *part) for part in parts], items)
+        self.side_by_side([partial(task, *part) for part in parts], steps)
 
-    def over_pixels(self, kernel: wp.Kernel, shape: tuple[int, ...], before: list[Any], after: list[Any]) -> None:
-        """Launch a pixel kernel over (B, H, W, ...) with the arguments before, H, W, y0, span, after.
+    def over_pixels(
+        self, kernel: wp.Kernel, shape: tuple[int, ...], before: list[Any], after: list[Any], steps: int = 1
+    ) -> None:
+        """Launch a pixel kernel, of so many `steps` a pixel, over (B, H, W, ...) with before, H, W, y0, span, after.
 
         A list among the arguments after holds one array per band; without any, every pixel is written on its own.
         """
@@ -154,7 +153,7 @@ class Launcher:
         def task(band: int, y0: int, y1: int) -> None:
             self.over_rows(kernel, shape, y0, y1, before, [a[band] if isinstance(a, list) else a for a in after])
 
-        self.in_bands(task, shape[1], math.prod(shape[:3]), has_bands)
+        self.in_bands(task, shape[1], steps * math.prod(shape[:3]), has_bands)
 
     def over_whole_pixels(self, kernel: wp.Kernel, shape: tuple[int, ...], before: list[Any], after: list[Any]) -> None:
         """Like `over_pixels`, in one piece."""
@@ -168,13 +167,10 @@ class Launcher:
         span = width if self.is_cpu else 1
         self.launch(kernel, (batch, y1 - y0, width // span), [*before, height, width, y0, span, *after])
 
-    def over_items(self, kernel: wp.Kernel, dim: tuple[int, int], args: list[Any], weight: int = 1) -> None:
-        """Launch a kernel over (outer, count) whose last argument is the first index of its band of `count`.
-
-        `weight`: pixels or triangles that one index handles.
-        """
+    def over_items(self, kernel: wp.Kernel, dim: tuple[int, int], args: list[Any], steps: int = 1) -> None:
+        """Launch a kernel, of so many `steps` an index, over (outer, count); its last argument is its band's start."""
 
         def task(_band: int, start: int, stop: int) -> None:
             self.launch(kernel, (dim[0], stop - start), [*args, start])
 
-        self.in_bands(task, dim[1], dim[0] * dim[1] * weight, fixed=False)
+        self.in_bands(task, dim[1], steps * dim[0] * dim[1], fixed=False)

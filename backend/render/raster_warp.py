@@ -194,7 +194,9 @@ def _interpolate_backward(
     before = [array(attr), _vec3i(tri), _vec4(rast), array(grad_out.contiguous()), _vec4(corners), _step(attr)]
     before += [channels, grad_out.shape[3], corners.shape[1], int(need_attr), int(pos is not None)]
     after = [bands(grad_attr), _vec4(grad_rast), bands(grad_pos, wp.vec4)]
-    launcher.over_pixels(kernels.interpolate_backward, rast.shape, before, after)
+    pixels, triangles = rast.shape[:3].numel(), rast.shape[0] * tri.shape[0]
+    steps = 1 + 2 * triangles // max(1, pixels)  # the shorter the runs of pixels, the more a pixel takes
+    launcher.over_pixels(kernels.interpolate_backward, rast.shape, before, after, steps)
     if pos is None:
         return (total(grad_attr) if need_attr else None), grad_rast, None
     return (total(grad_attr) if need_attr else None), None, total(grad_pos)
@@ -211,7 +213,7 @@ class _Texture(torch.autograd.Function):
         step = chain.shape[1] if tex.shape[0] > 1 else 0
         ctx.numbers = [step, tex.shape[1], tex.shape[2], levels, tex.shape[3]]
         before = [array(chain), array(uv, wp.vec2), array(lod), *ctx.numbers]
-        raster.launcher.over_pixels(kernels.texture_forward, uv.shape, before, [array(out)])
+        raster.launcher.over_pixels(kernels.texture_forward, uv.shape, before, [array(out)], 2)
         ctx.save_for_backward(chain, uv, lod)
         return out
 
@@ -229,7 +231,7 @@ class _Texture(torch.autograd.Function):
             launcher.over_whole_pixels(kernels.texture_backward, uv.shape, args, [target, places])
 
         tasks = [partial(task, k if len(targets) > 1 else -1, t) for k, t in enumerate(targets)]
-        launcher.side_by_side(tasks, math.prod(uv.shape[:3]))
+        launcher.side_by_side(tasks, 3 * math.prod(uv.shape[:3]))
         grad_tex = _fold_mip_chain(launcher, grad_chain, ctx.shape, ctx.levels) if need_tex else None
         return grad_tex, total(grad_uv), None, None, None
 
@@ -288,7 +290,7 @@ def _silhouettes(
             dim = (shape[0], (stop - start) // span)
             launcher.launch(kernels.antialias_analyse, dim, [*args, band, *lists, start, span])  # noqa: B023
 
-        launcher.in_bands(task, tri.shape[0], shape[0] * tri.shape[0])
+        launcher.in_bands(task, tri.shape[0], 3 * shape[0] * tri.shape[0])
         found = counts.tolist()
         if max(found) <= room:
             break
@@ -329,7 +331,7 @@ class _VertexNormals(torch.autograd.Function):
         out = torch.empty_like(verts)
         before = [array(verts, wp.vec3), _vec3i(tri), array(tables.first, wp.int32), array(tables.incident, wp.int32)]
         args = [*before, verts.shape[1], array(out, wp.vec3)]
-        raster.launcher.over_items(kernels.normals_forward, verts.shape[:2], args)
+        raster.launcher.over_items(kernels.normals_forward, verts.shape[:2], args, 6)
         ctx.save_for_backward(verts, tri)
         ctx.raster = raster
         return out
@@ -342,5 +344,5 @@ class _VertexNormals(torch.autograd.Function):
         before = [array(verts, wp.vec3), _vec3i(tri), array(tables.first, wp.int32), array(tables.incident, wp.int32)]
         before.append(array(grad_out.contiguous(), wp.vec3))
         args = [*before, verts.shape[1], array(grad_verts, wp.vec3)]
-        ctx.raster.launcher.over_items(kernels.normals_backward, verts.shape[:2], args)
+        ctx.raster.launcher.over_items(kernels.normals_backward, verts.shape[:2], args, 12)
         return grad_verts, None, None

@@ -264,7 +264,7 @@ class _Shade(torch.autograd.Function):
         albedo = torch.empty((*rast.shape[:3], 3), device=rast.device)
         out = torch.empty((*rast.shape[:3], 5), device=rast.device)
         before = [*_shade_arrays(inputs), surface.shape[3]]
-        launcher.over_pixels(shade_forward, rast.shape, before, [array(albedo, wp.vec3), array(out)])
+        launcher.over_pixels(shade_forward, rast.shape, before, [array(albedo, wp.vec3), array(out)], 8)
         ctx.save_for_backward(*inputs, albedo, out)
         ctx.launcher = launcher
         return out
@@ -278,7 +278,7 @@ class _Shade(torch.autograd.Function):
         before = [*_shade_arrays(inputs), array(albedo, wp.vec3), array(out), array(grad_out.contiguous())]
         after = [array(grad_surface), array(grad_texel, wp.vec3)]
         after += [bands(g, dtype) for g, dtype in zip(grads, (mat93, wp.vec3, wp.vec3), strict=True)]
-        ctx.launcher.over_pixels(shade_backward, rast.shape, [*before, surface.shape[3]], after)
+        ctx.launcher.over_pixels(shade_backward, rast.shape, [*before, surface.shape[3]], after, 8)
         return None, grad_surface, grad_texel, None, *(total(g) for g in grads), None
 
 
