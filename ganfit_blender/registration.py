@@ -10,16 +10,29 @@ from . import operators, overlay, panels, preferences, preview, properties, sess
 CLASSES = (*preferences.CLASSES, *properties.CLASSES, *views.CLASSES, *operators.CLASSES, *panels.CLASSES)
 
 
+@bpy.app.handlers.persistent
+def forget_news(*_: object) -> None:
+    """After an undo the last job's good news may not hold any more."""
+    session.current().message = ""
+
+
+HANDLERS = (bpy.app.handlers.undo_post, bpy.app.handlers.redo_post)
+
+
 def register() -> None:
     """Adds classes and `scene.ganfit`."""
     for cls in CLASSES:
         bpy.utils.register_class(cls)
     properties.register()
     views.register()
+    for handlers in HANDLERS:
+        handlers.append(forget_news)
 
 
 def unregister() -> None:
     """Ends the worker, removes everything that `register` has added."""
+    for handlers in HANDLERS:
+        handlers.remove(forget_news)
     session.end()
     preview.end()
     thumbnails.end()

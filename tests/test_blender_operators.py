@@ -38,6 +38,7 @@ def test_reconstruct_blocks_in_background_mode_and_imports(report):
 
 def test_undo_takes_the_head_back_and_the_next_one_comes(report):
     assert report["undo"]["result"] == ["FINISHED"] and report["undo"]["heads"] == 0
+    assert report["undo"]["message"] == ""  # it said that the head is in the scene
     assert report["again"]["heads"] == 1 and report["names"] == ["berta"]
 
 
