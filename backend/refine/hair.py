@@ -11,7 +11,7 @@ from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional as F
 
-from backend.refine.skin import skin_colour
+from backend.refine.skin import LUMA, skin_colour
 from backend.render.color import linear_to_srgb
 from backend.texture.unwrap import Unwrapped
 
@@ -23,12 +23,22 @@ ROOTED = 0.5
 """Scalp mask above which hair may begin; below, hair only hangs."""
 THIN = 1 / 50
 """Things on the face that are narrower than this share of the map are no hair: frames of glasses, wrinkles."""
+NEVER = ("brow", "eyes", "nose", "lips", "cheek", "chin", "jaw", "neck", "ear_left", "ear_right")
+"""Regions that hair from the scalp is not looked for on: what covers them are glasses, beards, collars."""
+BARE_TRUST = (0.5, 0.95)
+"""Trust in a bare texel at which it begins to count, and from which it counts as much as hair."""
 TINT_SPREAD, TINT_LIMIT = 0.22, 3.0
 """Deviation of log(red / green) and log(blue / green) over one head of hair, and how many of them still are hair."""
-BLUEST = 0.25
+BLUEST = 0.12
 """Largest log(blue / red) of hair: what is bluer is background or a hat."""
-SOLID = (0.15, 0.65)
-"""Unlikeness to skin at which hair begins to cover and at which it covers all."""
+LOCK = 1 / 40
+"""Lights and partings in hair are narrower than this share of the map."""
+STRANDS = (0.045, 0.10)
+"""Deviation of the logarithm of luma from its mean over 2.5 mm: of skin at most the first, of locks the second."""
+SCALP_REACH, MOSTLY = 1 / 16, 0.5
+"""Neighbourhood on the scalp, in map sides, and the mean there that speaks for a head of hair as much as for none."""
+EDGE = 1 / 200
+"""Softness of the hairline, in map sides."""
 SEEN_LEAST = 0.004
 """Share of the map that hair has to cover in the photos; less is taken for a shaven or bald head."""
 GUESS = 0.02
@@ -47,28 +57,53 @@ class SeenHair:
 
 
 def seen_hair(photo: Unwrapped, regions: dict[str, Tensor]) -> SeenHair:
-    """What hangs together with the scalp, does not have the cheeks' colour, and has a colour that hair can have."""
+    """What hangs together with the scalp, does not look like the cheeks, and has a colour that hair can have."""
     trust = photo.weight.permute(2, 0, 1)[None]
     log = photo.albedo.permute(2, 0, 1)[None].clamp(2e-3, 1).log()
-    red, green, blue = log[0]
-    other = 1 - skin_colour(photo, trust * (1 - regions["scalp"]), regions)[0, 0]
-    other = other * torch.sigmoid(12 * (BLUEST - (blue - red))) * (trust[0, 0] > 0.05)
-    strength, rooted = other.cpu().numpy(), regions["scalp"][0, 0].cpu().numpy() > ROOTED
+    seen = (trust[0, 0] > 0.05).cpu().numpy()
+    scalp = regions["scalp"][0, 0].cpu().numpy()
+    strength = _unlike_skin(photo, trust, log, regions) * seen
     side = strength.shape[0]
-    wide = np.where(rooted, strength, ndimage.grey_opening(strength, max(3, round(THIN * side)) | 1))
-    core = (wide > SURE) & rooted
+    core = (strength > SURE) & (scalp > ROOTED)
     if core.any():
-        tints = torch.stack((red - green, blue - green), -1).cpu().numpy()
+        tints = np.stack([(log[0, k] - log[0, 1]).cpu().numpy() for k in (0, 2)], -1)
         apart = np.linalg.norm((tints - np.median(tints[core], 0)) / TINT_SPREAD, axis=-1)
-        wide = wide / (1 + np.exp(3 * (apart - TINT_LIMIT)))
-        core &= wide > SURE
-    mask = ndimage.binary_propagation(core, mask=wide > MAYBE)
-    mask = ndimage.binary_dilation(mask, iterations=max(1, side // 256))
-    cover = mask * np.clip((strength - SOLID[0]) / (SOLID[1] - SOLID[0]), 0, 1)
-    seen = (trust[0, 0] > 0.05).cpu().numpy().astype(np.float32)
-    blurred, share = (ndimage.gaussian_filter(values, side / 512) for values in (cover * seen, seen))
-    cover = (blurred / np.maximum(share, 1e-3)).astype(np.float32)
-    return SeenHair(torch.from_numpy(cover).to(trust)[None, None], trust, log)
+        strength = strength / (1 + np.exp(3 * (apart - TINT_LIMIT)))
+    bare = torch.cat([regions[name] for name in NEVER]).amax(0)[0].cpu().numpy() > 0.3
+    strength[bare & (scalp < ROOTED)] = 0
+    # Locks shine: what lies between hair is hair. On the scalp the neighbourhood decides, on the face the texel.
+    lock, thin = (max(3, round(share * side)) | 1 for share in (LOCK, THIN))
+    closed = _mean(ndimage.grey_closing(strength, lock), seen, side / 256)
+    opened = ndimage.grey_opening(closed, thin)
+    usual = _mean(strength, seen & (scalp > 0.1), SCALP_REACH * side)
+    likely = np.where(scalp > ROOTED, 0.5 * (closed + usual / MOSTLY * 0.5), opened)
+    mask = ndimage.binary_propagation((likely > SURE) & (scalp > ROOTED), mask=likely > MAYBE)
+    mask &= likely > 0.5
+    mask &= (scalp > ROOTED) | ndimage.binary_opening(mask, iterations=max(1, round(0.5 * THIN * side)))
+    cover = _mean(mask, seen, EDGE * side)
+    cover = np.clip((cover - 0.2) / 0.6, 0, 1).astype(np.float32)
+    found = torch.from_numpy(cover).to(trust)[None, None]
+    # Along the silhouette a bare texel may be the background beside hair: there only hair counts.
+    certain = ((trust - BARE_TRUST[0]) / (BARE_TRUST[1] - BARE_TRUST[0])).clamp(0, 1)
+    return SeenHair(found, trust * torch.maximum(found, certain), log)
+
+
+def _unlike_skin(photo: Unwrapped, trust: Tensor, log: Tensor, regions: dict[str, Tensor]) -> np.ndarray:
+    """(R, R) in [0, 1]: colours that are not the cheeks', or a texture that skin has not, and that hair can have."""
+    other = 1 - skin_colour(photo, trust * (1 - regions["scalp"]), regions)[0, 0]
+    luma = (log * log.new_tensor(LUMA)[:, None, None]).sum(1, keepdim=True)
+    rough = F.avg_pool2d((luma - F.avg_pool2d(luma, 5, 1, 2)).square(), 5, 1, 2).sqrt()
+    rough = -F.max_pool2d(-rough, 7, 1, 3)[0, 0]  # a lone edge is no texture
+    strands = ((rough - STRANDS[0]) / (STRANDS[1] - STRANDS[0])).clamp(0, 1)
+    gamut = torch.sigmoid(12 * (BLUEST - (log[0, 2] - log[0, 0])))
+    return (torch.maximum(other, strands) * gamut).cpu().numpy()
+
+
+def _mean(values: np.ndarray, known: np.ndarray, sigma: float) -> np.ndarray:
+    """Gaussian mean of (R, R) over the known texels."""
+    share = known.astype(np.float32)
+    total, weight = (ndimage.gaussian_filter(x, sigma) for x in (values * share, share))
+    return total / np.maximum(weight, 1e-3)
 
 
 def hair_layer(photos: Sequence[SeenHair], regions: dict[str, Tensor]) -> Tensor | None:
@@ -97,11 +132,9 @@ def _whole_cover(cover: Tensor, seen: Tensor, scalp: Tensor) -> Tensor:
     # A bare forehead says nothing of an unseen scalp: only the scalp's own texels fill it.
     guess = GUESS * (1 - known) * scalp
     filled = _filled(both * scalp + guess, known * scalp + guess, known)
-    filled = torch.lerp(((filled - 0.1) / 0.7).clamp(0, 1), filled, known)  # unseen: hair or none, hardly in between
-    width = cover.shape[-1] // 64 * 2 + 1
-    inside = ((F.avg_pool2d(scalp, width, 1, width // 2, count_include_pad=False) - 0.5) / 0.4).clamp(0, 1) * scalp
+    filled = torch.lerp(((filled - 0.25) / 0.5).clamp(0, 1), filled, known)  # unseen: hair or none, hardly in between
     hanging = cover * (seen / TRUSTED[0]).clamp(0, 1)
-    place = torch.maximum(inside, torch.maximum(hanging, hanging.flip(-1)))
+    place = torch.maximum(scalp, torch.maximum(hanging, hanging.flip(-1)))
     return torch.where(scalp > 0.02, filled, both / known.clamp_min(1e-6)) * place
 
 
