@@ -33,6 +33,8 @@ BYTES = 115_000
 GAP = 6
 HEAD, TURNED = (0.14, 0.09, 0.86, 0.87), (0.02, 0.09, 0.74, 0.87)
 """Left, top, right, bottom of the part of a studio picture that the head fills, seen from the front and turned."""
+WITH_HAIR = (0.08, 0.06, 0.86, 0.89)
+"""The same for pictures of hair, which takes more room."""
 SCREENSHOTS = {"ready": (873, 105, 1127, 665), "fit": (873, 418, 1127, 800), "head": (873, 418, 1127, 905)}
 """The panel in the gui-test's screenshots (1400 x 1050 pixels), without the row that shows a path."""
 LANDMARKS = (500, 140, 860, 470)
@@ -165,6 +167,8 @@ def main() -> None:
     save(sheet(matched(photo, folder), (400, 400), 2), "match_photo")
     expressions = sorted(path.stem for path in folder.glob("expression_*.png"))
     save(sheet(list(map(studio, expressions)), (220, 275), 4), "expressions")
+    cuts = sorted(path.stem for path in folder.glob("hair_*.png"))
+    save(sheet([studio(cut, WITH_HAIR) for cut in cuts], (240, 320), 4), "hair")
     contact = Image.open(WORK / "astronaut" / "sheet.jpg")
     save(contact.resize((1600, round(1600 * contact.height / contact.width)), Image.Resampling.LANCZOS), "sheet")
     rows = zip(*(cells(name) for name in spoiled(face)), strict=True)

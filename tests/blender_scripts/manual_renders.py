@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from in_blender import empty_scene, render  # noqa: E402
 
-from ganfit_blender import expression, studio  # noqa: E402
+from ganfit_blender import expression, hair_curves, studio  # noqa: E402
 from ganfit_blender.importer import scene as importer  # noqa: E402
 
 FRONT, THREE_QUARTER = 12.0, 47.0
@@ -37,6 +37,11 @@ EXPRESSIONS = {
     "wink": {"eyeBlinkLeft": 1.0, "mouthSmileLeft": 0.5, "cheekSquintLeft": 0.6},
     "puff": {"cheekPuff": 0.9, "eyeLookUpLeft": 0.5, "eyeLookUpRight": 0.5},
 }
+
+
+HAIR = {"bob": FRONT, "side": THREE_QUARTER, "short": FRONT, "back": THREE_QUARTER}
+"""Cuts and the turn that each is shown in."""
+STRANDS = 26000
 
 
 def turn(head: bpy.types.Object, degrees: float) -> None:
@@ -93,7 +98,7 @@ def show_wires(collection: bpy.types.Collection) -> None:
 
 
 def main(job: dict) -> None:
-    """Matched to the photo, in the studio from two sides, expressions, the cage."""
+    """Matched to the photo, in the studio from two sides, expressions, cuts of hair, the cage."""
     out, samples = Path(job["out"]), job["samples"]
     scene = empty_scene()
     collection = importer.import_bundle(bpy.context, Path(job["bundle"]))
@@ -121,6 +126,12 @@ def main(job: dict) -> None:
             head.data.shape_keys.key_blocks[key].value = value
         picture(f"expression_{name}")
     importer.set_view_expression(head, 0)
+    scene.render.resolution_percentage = 36
+    for number, (cut, degrees) in enumerate(HAIR.items()):
+        turn(head, degrees)
+        hair_curves.add(collection, cut, 1.0, STRANDS, 0)
+        picture(f"hair_{number}_{cut}")
+    hair_curves.remove(collection)
     scene.render.resolution_percentage = 45
     turn(head, THREE_QUARTER)
     show_wires(collection)
