@@ -18,6 +18,7 @@ DEEP_M = 0.012  # and so far inside the hairline
 FACING = 0.2  # cosine to the camera from which on a place counts as seen
 SKIN_LIKE = 0.30  # largest difference of the logarithms of two colours that may both be skin
 FEWEST = 60
+COVERED = 0.9  # cover from which a texel of the result's layer is nothing but hair
 DARKER = 0.75  # on the head, strands let more light through than in the even light of the table below
 BROW_LIGHTER = 3.0  # the painted shade's colour is darker than hair, for it stands for its depth
 BROWN = (0.09, 0.05, 0.035)
@@ -30,8 +31,15 @@ GREEN = ((0.245, 0.152, 0.095, 0.059, 0.044, 0.038, 0.035), (0.252, 0.160, 0.104
 
 
 def measure(collection: bpy.types.Collection, skull: Skull) -> np.ndarray:
-    """(3,) linear reflectance of the hair: the first photo's, else what the brows say."""
+    """(3,) linear reflectance of the hair: that of the result's own layer, else the first photo's, else what the brows
+    say."""
     head = importer.head_of(collection)
+    layer = hair.photo_layer(head.active_material)
+    if layer is not None:
+        pixels = textures.read_image(layer)
+        covered = pixels[pixels[..., 3] > COVERED, :3]
+        if len(covered):
+            return np.median(srgb_to_linear(covered), axis=0)
     found = _in_photo(collection, head, skull)
     if found is not None:
         return found

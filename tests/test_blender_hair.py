@@ -21,6 +21,8 @@ from ganfit_blender.importer.axes import srgb_to_linear
 CUTS = ("buzz", "short", "back", "side", "bob")
 SKIN, HAIR = (196, 148, 122), (96, 66, 48)
 """sRGB: the mean of the test's albedo, which one unit of light shows as it is, and a brown."""
+LAYER = (120, 70, 30)
+"""sRGB: the hair of a result that has it as a layer."""
 
 
 class Haired(NamedTuple):
@@ -58,8 +60,13 @@ def haired(bpy_python, extension_zip, tmp_path_factory) -> Haired:
     pixels = made["pixels"][: len(scalp)]  # level 1 begins with the cage's vertices
     paint(folder / "hank", pixels, scalp, HAIR)
     paint(folder / "baldwin", pixels, scalp, SKIN)
+    shutil.copytree(folder / "baldwin", folder / "lars")
+    layer = np.zeros((64, 64, 4), np.uint8)
+    layer[:16] = (*LAYER, 255)
+    layer[16:20] = (*SKIN, 120)
+    Image.fromarray(layer).save(folder / "lars" / "hair.png")
     job = {"zip": str(extension_zip), "bundle": str(folder / "hank"), "bald": str(folder / "baldwin"),
-           "plain": str(make_bundle(folder / "plain")), "out": str(folder)}
+           "layered": str(folder / "lars"), "plain": str(make_bundle(folder / "plain")), "out": str(folder)}
     run_blender(bpy_python, "hair.py", job, folder / "profile")
     return Haired(json.loads((folder / "hair.json").read_text("utf-8")), folder)
 
@@ -103,6 +110,13 @@ def test_colour_is_the_photo_s_over_the_forehead(haired):
     wanted = srgb_to_linear(np.array(HAIR) / 255)
     np.testing.assert_allclose(haired.report["photo"]["color"], wanted, rtol=0.25)
     assert 0.3 < haired.report["photo"]["melanin"] < 0.9
+
+
+def test_strands_take_the_layer_s_colour_and_its_place(haired):
+    """The photo's own hair, which lies flat on the skin, gives way to strands of its colour and comes back."""
+    found = haired.report["layer"]
+    np.testing.assert_allclose(found["color"], srgb_to_linear(np.array(LAYER) / 255), rtol=0.02)
+    assert found["strengths"] == pytest.approx([0.75, 0, 0, 0.75])
 
 
 def test_a_bald_photo_leaves_the_brows_colour(haired):

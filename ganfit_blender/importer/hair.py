@@ -88,6 +88,15 @@ def _add_photo_nodes(material: bpy.types.Material, bundle: ResultBundle) -> bpy.
     return mix
 
 
+def photo_layer(material: bpy.types.Material | None) -> bpy.types.Image | None:
+    """The image with the photo's hair, when the material has one and it shows any."""
+    nodes = material.node_tree.nodes if material is not None and material.node_tree is not None else {}
+    if MIX not in nodes or MASK not in nodes or not mix_socket(nodes[MIX].inputs, "B").is_linked:
+        return None
+    image = nodes[MASK].image
+    return image if image is not None and image.size[0] else None
+
+
 def compose(material: bpy.types.Material, albedo: np.ndarray) -> np.ndarray:
     """(H, W, 3) the albedo, sRGB-encoded, with the hair as the nodes of the material lay it over it."""
     nodes = material.node_tree.nodes

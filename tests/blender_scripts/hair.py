@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Gives a head hair with every cut, moves the head under it, undoes, exports, removes; writes what came of it.
 
-The argument is JSON: zip, bundle (of the real head), bald (the same with another photo), plain (a head without scalp),
+The argument is JSON: zip, bundle (of the real head), bald (the same with another photo), layered (with a hair.png),
+plain (a head without scalp),
 out (folder).
 """
 
@@ -171,6 +172,20 @@ def color(bundle: str) -> dict:
             "melanin": fibre.inputs["Melanin"].default_value}
 
 
+def layer(folder: str) -> None:
+    """A head with the photo's hair as a layer: how strong it is before, with strands, with others, and after."""
+    report["layer"] = {"color": color(folder)["color"]}
+    empty_scene()
+    bpy.ops.ganfit.import_result(directory=folder, match=False)
+    socket = head().active_material.node_tree.nodes["Hair Shade"].inputs[1]
+    socket.default_value, strengths = 0.75, []
+    for act in (lambda: None, lambda: bpy.ops.ganfit.add_hair(cut="short", count=COUNT),
+                lambda: bpy.ops.ganfit.add_hair(cut="side", count=COUNT), bpy.ops.ganfit.remove_hair):
+        act()
+        strengths.append(head().active_material.node_tree.nodes["Hair Shade"].inputs[1].default_value)
+    report["layer"]["strengths"] = strengths
+
+
 def main(job: dict) -> None:
     """All of it."""
     out = Path(job["out"])
@@ -183,6 +198,7 @@ def main(job: dict) -> None:
     cuts()
     follows()
     manners(out)
+    layer(job["layered"])
     empty_scene()
     bpy.ops.ganfit.import_result(directory=job["plain"], match=False)
     report["no scalp"] = [attempt(bpy.ops.ganfit.add_hair), hair() is None]
