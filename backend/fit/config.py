@@ -37,8 +37,8 @@ class LossWeights:
     """Penalty on negative radiance of the spherical harmonics."""
     palette: float = 1.0
     """Colours of eyes, teeth, tongue and lashes stay near the usual ones, mean square over 0.1. With 0.08 the networks
-    paint teeth blue or green and eyeballs pink. The brightness of the eyeballs is nearly free, see
-    `losses.palette_prior`: held, they glow in the shade of the lids."""
+    paint teeth blue or green and eyeballs pink. The brightness of eyeballs and teeth is nearly free, see
+    `losses.palette_prior`: held, they glow in the shade of lids and lips."""
     tint: float = 1.0
     """Black-and-white photos only: the skin keeps the hue of its start, see `losses.tint`. Without, it drifts with the
     latent's brightness to orange."""

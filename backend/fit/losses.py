@@ -90,8 +90,8 @@ def gaussian_prior(coefficients: Tensor) -> Tensor:
 def palette_prior(step: Tensor, shaded: Tensor) -> Tensor:
     """Mean square of the palette's step (P, 3) from the usual colours, in units of 0.1.
 
-    Where `shaded` (P,) is True, brightness is nearly free (`SHADE` of the weight) and only hue is held: lids and lashes
-    shade the eyeballs by an amount that the light model does not know.
+    Where `shaded` (P,) is True, brightness is nearly free (`SHADE` of the weight) and only hue is held: lids, lashes
+    and lips shade eyeballs and teeth by an amount that the light model does not know.
     """
     grey = step.mean(-1, keepdim=True)
     share = torch.where(shaded, SHADE, 1.0)[:, None]
@@ -99,7 +99,7 @@ def palette_prior(step: Tensor, shaded: Tensor) -> Tensor:
 
 
 SHADE = 0.08
-"""How much of the palette's weight holds the brightness of the eyeballs."""
+"""How much of the palette's weight holds the brightness of what is shaded: eyeballs and teeth."""
 
 
 def light_prior(sh: Tensor, sun_rgb: Tensor) -> Tensor:

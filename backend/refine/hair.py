@@ -35,8 +35,8 @@ LOCK = 1 / 40
 """Lights and partings in hair are narrower than this share of the map."""
 STRANDS = (0.045, 0.10)
 """Deviation of the logarithm of luma from its mean over 2.5 mm: of skin at most the first, of locks the second."""
-SCALP_REACH, MOSTLY = 1 / 16, 0.5
-"""Neighbourhood on the scalp, in map sides, and the mean there that speaks for a head of hair as much as for none."""
+SCALP_REACH = 1 / 16
+"""Neighbourhood on the scalp, in map sides, that counts as much as the texel itself."""
 EDGE = 1 / 200
 """Softness of the hairline, in map sides."""
 SEEN_LEAST = 0.004
@@ -76,7 +76,7 @@ def seen_hair(photo: Unwrapped, regions: dict[str, Tensor]) -> SeenHair:
     closed = _mean(ndimage.grey_closing(strength, lock), seen, side / 256)
     opened = ndimage.grey_opening(closed, thin)
     usual = _mean(strength, seen & (scalp > 0.1), SCALP_REACH * side)
-    likely = np.where(scalp > ROOTED, 0.5 * (closed + usual / MOSTLY * 0.5), opened)
+    likely = np.where(scalp > ROOTED, 0.5 * (closed + usual), opened)
     mask = ndimage.binary_propagation((likely > SURE) & (scalp > ROOTED), mask=likely > MAYBE)
     mask &= likely > 0.5
     mask &= (scalp > ROOTED) | ndimage.binary_opening(mask, iterations=max(1, round(0.5 * THIN * side)))
