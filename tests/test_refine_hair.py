@@ -7,16 +7,19 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from scipy import ndimage
 
 pytest.importorskip("backend.head.model")
 
 from test_refine import SEED, SIZE, Sitter, sitter  # noqa: E402, F401
 
 from backend.assemble import picture  # noqa: E402
+from backend.refine.matte import hair_matte  # noqa: E402
 from backend.refine.refine import refine, region_maps  # noqa: E402
 from backend.render.color import linear_to_srgb, srgb_to_linear  # noqa: E402
 
-HAIR = {"black": (0.02, 0.018, 0.016), "brown": (0.10, 0.055, 0.03), "red": (0.30, 0.10, 0.03)}
+HAIR = {"black": (0.02, 0.018, 0.016), "brown": (0.10, 0.055, 0.03), "red": (0.30, 0.10, 0.03),
+        "blond": (0.45, 0.30, 0.17), "white": (0.60, 0.58, 0.55)}
 """Linear albedo."""
 
 
@@ -85,3 +88,82 @@ def test_hair_can_be_left_out_and_shows_in_pictures(sitter: Sitter) -> None:  # 
     darker = (without - with_layer).mean(-1)[0] > 0.1
     assert darker.float().mean() > 0.01
     assert (with_layer[0] - wanted)[darker].abs().mean() < 0.5 * (without[0] - wanted)[darker].abs().mean()
+
+
+def mask_in_photo(sitter: Sitter, cover: torch.Tensor) -> torch.Tensor:  # noqa: F811
+    """(H, W) bool: where the photo shows what is covered, from a picture without light of the mask alone."""
+    shown = dataclasses.replace(sitter.scene, texture=cover.expand(-1, 3, -1, -1),
+                                palette=torch.zeros_like(sitter.scene.palette))
+    return picture(shown, 0, shown.cameras[0]).albedo[0, ..., 0] > 0.5
+
+
+def on_backdrop(sitter: Sitter, colour: str,  # noqa: F811
+                cover: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """A photo before a grey-blue wall that gets darker upwards, with hair that has strands and stands out over the
+    head's outline by a sixth of its width, and where that hair is, (H, W) bool."""
+    on_head = mask_in_photo(sitter, cover).numpy()
+    photo = sitter.photo(painted(sitter, cover, HAIR[colour]))
+    alpha = picture(sitter.scene, 0, sitter.scene.cameras[0]).alpha[0].numpy()
+    wall = np.linspace(0.6, 1.1, len(photo))[:, None, None] * np.array([90.0, 105.0, 120.0])
+    columns = np.flatnonzero(on_head.any(0))
+    volume = ndimage.binary_dilation(on_head, iterations=(columns[-1] - columns[0]) // 6) & (alpha[..., 0] < 0.5)
+    noise = ndimage.gaussian_filter(np.random.default_rng(3).normal(size=on_head.shape), (4, 0.7))
+    strands = np.exp(0.25 * noise / noise.std())[..., None]
+    lock = linear_to_srgb(torch.tensor(HAIR[colour]) * 0.6).numpy() * 255
+    hair = volume | on_head
+    out = np.where(volume[..., None], lock, alpha * photo + (1 - alpha) * wall)
+    return np.where(hair[..., None], out * strands, out).clip(0, 255).round().astype(np.uint8), hair
+
+
+@pytest.mark.parametrize("colour", ["black", "red", "white", "blond"])
+@pytest.mark.parametrize("grey", [False, True])
+def test_the_matte_follows_the_hair_in_the_photo(sitter: Sitter, colour: str, grey: bool) -> None:  # noqa: F811
+    """Also where it stands out over the head's outline, and in black-and-white photos."""
+    photo, truth = on_backdrop(sitter, colour, scalp(sitter))
+    if grey:
+        photo = np.repeat((photo @ np.array([0.299, 0.587, 0.114])).round().astype(np.uint8)[..., None], 3, -1)
+    rows, columns = np.indices(truth.shape)
+    matte = hair_matte(sitter.scene, 0, photo)
+    found = matte.at(torch.from_numpy(np.stack([columns + 0.5, rows + 0.5], -1)).float())[..., 0].numpy() > 0.5
+    assert (found & truth).sum() / (found | truth).sum() > (0.7 if grey else 0.85)
+
+
+@pytest.mark.parametrize("wall", [(0.01, 0.01, 0.01), (0.8, 0.8, 0.85), (0.25, 0.14, 0.09)])
+def test_a_bald_head_has_no_hair_before_any_wall(sitter: Sitter, wall: tuple[float, ...]) -> None:  # noqa: F811
+    photo = sitter.photo(sitter.scene.generated)
+    alpha = picture(sitter.scene, 0, sitter.scene.cameras[0]).alpha[0].numpy()
+    behind = linear_to_srgb(torch.tensor(wall)).numpy() * 255
+    photo = (alpha * photo + (1 - alpha) * behind).round().astype(np.uint8)
+    assert refine(sitter.scene, [photo], SIZE, SEED).hair is None
+
+
+def test_hair_over_the_ears_covers_them_whole_and_bare_ears_stay_bare(sitter: Sitter) -> None:  # noqa: F811
+    regions = region_maps(sitter.person, SIZE)
+    ears = torch.maximum(regions["ear_left"], regions["ear_right"]) > 0.5
+    over = torch.maximum(scalp(sitter), ears.float())
+    covered, bare = (refine(sitter.scene, [on_backdrop(sitter, "brown", cover)[0]], SIZE, SEED).hair
+                     for cover in (over, scalp(sitter)))
+    assert covered is not None and bare is not None
+    assert covered[:, 3:][ears].mean() > 0.9 and bare[:, 3:][ears].mean() < 0.05
+
+
+def test_a_beard_is_skin_and_a_collar_is_neither(sitter: Sitter) -> None:  # noqa: F811
+    """A dark beard stays in the albedo; a white collar over the neck leaves no patch there, nor a layer of hair."""
+    regions = region_maps(sitter.person, SIZE)
+    beard = (torch.maximum(regions["chin"], regions["jaw"]) > 0.5).float()
+    with_beard = refine(sitter.scene, [sitter.photo(painted(sitter, beard, HAIR["black"]))], SIZE, SEED)
+    old = srgb_to_linear(sitter.scene.generated)
+    change = (srgb_to_linear(with_beard.texture) / old).log().mean(1, keepdim=True)
+    assert with_beard.hair is None and change[regions["chin"] > 0.5].mean() < -0.15
+    neck = regions["neck"] > 0.5
+    collar = refine(sitter.scene, [sitter.photo(painted(sitter, neck.float(), (0.8, 0.8, 0.8)))], SIZE, SEED)
+    plain = refine(sitter.scene, [sitter.photo(sitter.scene.generated)], SIZE, SEED)
+    patch = (srgb_to_linear(collar.texture) / srgb_to_linear(plain.texture)).log().mean(1, keepdim=True)
+    assert collar.hair is None and patch[neck].abs().mean() < 0.02
+
+
+def test_grey_photos_give_grey_hair(sitter: Sitter) -> None:  # noqa: F811
+    """Under a warm light as well, whose opposite would tint it blue."""
+    photo = sitter.photo(painted(sitter, scalp(sitter), HAIR["black"])).astype(np.float32).mean(-1, keepdims=True)
+    layer = refine(sitter.scene, [photo.round().astype(np.uint8).repeat(3, -1)], SIZE, SEED).hair
+    assert layer is not None and float((layer[:, :1] - layer[:, 2:3]).abs()[layer[:, 3:] > 0.5].max()) < 0.01

@@ -14,6 +14,7 @@ from backend.fit.person import Person
 from backend.fit.views import is_grey
 from backend.refine.grain import grain, octaves, resized
 from backend.refine.hair import HAIR_FACING, HAIR_RIM, hair_layer, seen_hair
+from backend.refine.matte import hair_matte
 from backend.refine.pyramid import Bands, join, split, up
 from backend.refine.skin import FEATURES, luma, residual, skin_trust
 from backend.refine.surface import normal_map, roughness_map
@@ -56,9 +57,10 @@ def refine(scene: Assembled, photos: list[np.ndarray], size: int, seed: int, wit
     """
     person = scene.person
     regions = region_maps(person, WORK_SIZE)
-    hair = [seen_hair(_unwrap(scene, i, photo, WORK_SIZE, HAIR_FACING, HAIR_RIM), regions)
+    hair = [seen_hair(_unwrap(scene, i, photo, WORK_SIZE, HAIR_FACING, HAIR_RIM), hair_matte(scene, i, photo), regions,
+                      is_grey(photo))
             for i, photo in enumerate(photos)]
-    found = [_detail_of_photo(scene, i, photo, size, hair[i].cover) for i, photo in enumerate(photos)]
+    found = [_detail_of_photo(scene, i, photo, size, hair[i].over) for i, photo in enumerate(photos)]
     bands = _merge([both for both, _ in found])
     work = bands.bands[0].shape[-1]
     seen = resized(bands.weights[0], work)
@@ -104,10 +106,10 @@ def texel_mm(person: Person, size: int) -> float:
 
 
 def _detail_of_photo(scene: Assembled, view: int, photo: np.ndarray, size: int,
-                     hair: Tensor) -> tuple[Bands, Tensor]:
+                     over: Tensor) -> tuple[Bands, Tensor]:
     """Bands of one photo against the generator's map, completed by symmetry, and its density (1, 1, R, R).
 
-    hair: (1, 1, S, S) where the photo shows hair over the skin.
+    over: (1, 1, S, S) where hair or a collar lies over the skin.
     """
     side = WORK_SIZE
     unwrapped = _unwrap(scene, view, photo, side)
@@ -117,7 +119,7 @@ def _detail_of_photo(scene: Assembled, view: int, photo: np.ndarray, size: int,
     regions = region_maps(scene.person, side)
     difference = residual(unwrapped, srgb_to_linear(resized(scene.generated, side)))
     count = OCTAVES + int(math.log2(side // WORK_SIZE))
-    trust = skin_trust(unwrapped, difference, regions) * (1 - resized(hair, side))
+    trust = skin_trust(unwrapped, difference, regions) * (1 - resized(over, side))
     if is_grey(photo):
         difference = luma(difference).expand(-1, 3, -1, -1)
     gain = 1 - FOLD_SHARE * _folds(scene, view, side)

@@ -1,0 +1,369 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Which pixels of a photo show hair, which skin, and which neither: colour models learned from the photo itself, what
+the fitted head lets expect, and the photo's edges decide together (Boykov and Jolly 2001, Rother et al. 2004)."""
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from scipy import ndimage
+from scipy.spatial import cKDTree
+from torch import Tensor
+
+from backend.assemble import Assembled, head_box, picture
+from backend.networks.crop import crop_photo
+from backend.render.color import srgb_to_linear
+from backend.render.render import RenderOutput
+
+SIDE = 256
+"""Side of the square window that is decided on, pixels."""
+WINDOW = (0.18, 0.28, 1.36)
+"""What the window adds to the head's box at the left and at the top, and its side, in sides of the box."""
+HAIR, SKIN, OTHER = range(3)
+"""The classes; background, clothes, hats and jewels are others."""
+DARK = 0.02
+"""Added to linear values before logarithms: the colours of what is nearly black say little."""
+TEXTURE_PX = (0.008, 0.012)
+"""Widths of the means that local contrast is measured against and over, in roots of the head's area."""
+LONE_EDGE = 6
+"""Width, in the second of them, of what is no texture but an edge."""
+SKIN_SPREAD = (0.05, 0.07, 0.22, 0.35)
+MIXED_SPREAD = (0.05, 0.05, 0.12, 0.25)
+ANY_CENTRE, ANY_SPREAD = (-0.1, 0.1, -0.8, 0.6), (0.3, 0.35, 1.0, 0.8)
+"""Of log(red / green), log(blue / green), log(green) and log contrast: least deviation of skin and of a component of
+a mixture; centre, from the cheeks, and deviation of all that may lie on a head."""
+SKIN_TAIL, ANY_SHARE = (0.05, 9.0), 0.1
+"""Share and factor of variance of skin that is not like the cheeks; share of a mixture that may be anything."""
+COMPONENTS = {HAIR: 4, OTHER: 6}
+SAMPLES = 1500
+"""Pixels that a mixture is learned from."""
+FEWEST = 60
+"""A class with fewer pixels is not learned."""
+REACH = ((-0.03, -0.005, 0.0, 0.015, 0.04, 0.07), (1.5, 1.2, 0.5, -0.4, -1.6, -4.0))
+"""Log odds of hair against skin by the distance from the scalp's edge on the mean head, metres, < 0 on it."""
+EAR_ODDS, NECK_ODDS, FEATURE_ODDS = -1.0, -2.5, -5.0
+"""The same on ears, on the neck, and on the face's features."""
+FEATURES = ("brow", "eyes", "nose", "lips", "chin", "cheek")
+RIM = ((0.0, 0.04, 0.08), (0.3, 0.06, 0.01))
+"""Share of neither by the distance from the head's outline inwards, in roots of its area."""
+AROUND = ((0.0, 0.08, 0.25, 0.5), (0.25, 0.4, 0.8, 0.97))
+"""The same outwards."""
+BELOW_CHIN, NECK_OTHER = 0.85, 0.35
+"""The same beside the neck and, for collars, on it."""
+AROUND_SKIN = 0.05
+"""Share of skin in what is no other outside the head's outline: cheeks and ears that stick out."""
+FAR, FAR_BELOW = 0.32, (0.06, 0.1)
+"""From which distance of the outline all is background and, so far below the chin, clothes."""
+LEARNED_WITHIN = 0.2
+"""Hair is learned no farther from the outline than this."""
+SURE_HAIR = (0.45, 0.45)
+"""Share of hair by itself and among its neighbours from which a pixel counts in the hair's colours."""
+BLUEST, GREENEST, REDDEST = 0.3, 0.15, 1.5
+"""Largest log(blue / red), log(green / red) and log(red / green) of hair: what exceeds them is a hat or a scarf."""
+BLACK = -3.0
+"""Log(green) below which every hue passes: it is the camera's."""
+EDGE_PX = 2
+"""Half the width of a strip of such pixels that is an outline of mixed colours and no hair."""
+ROUNDS = 4
+"""Times that all is decided; after each but the last the hair's colours are learned."""
+POWER = 0.8
+"""What colours say counts by this power: neighbouring pixels are no independent witnesses."""
+UNSURE = 0.03
+"""Weight of a pixel whose two likeliest classes are equally likely beside one that is certain."""
+TIE, EDGE_CONTRAST, LEAK = 2.0, 1.5, 0.02
+"""Weight between neighbouring pixels of one colour; how fast it falls with their difference; what is left of it."""
+SWEEPS = (10, 40)
+"""Steps of conjugate gradients in the first rounds and in the last."""
+STRAY = 0.02
+"""Least part of a patch of hair that has to lie on the scalp."""
+BAR = 5
+"""Hair, pixels, that is narrower than this is a frame of glasses, a shadow or an outline; fringes are let off."""
+
+
+@dataclass(frozen=True)
+class Matte:
+    """Shares of HAIR, SKIN and OTHER (SIDE, SIDE, 3) in a square window (left, top, side) of a photo, pixels."""
+
+    shares: Tensor
+    window: tuple[float, float, float]
+
+    def at(self, pixel: Tensor) -> Tensor:
+        """(R, R, 3) shares at photo pixels (R, R, 2)."""
+        x0, y0, side = self.window
+        grid = (pixel - pixel.new_tensor([x0, y0])) / side * 2 - 1
+        shares = self.shares.to(pixel).permute(2, 0, 1)[None]
+        found = torch.nn.functional.grid_sample(shares, grid[None], "bilinear", "border", align_corners=False)
+        return found[0].permute(1, 2, 0)
+
+
+@dataclass(frozen=True)
+class _Scene:
+    """The window: linear colours (S, S, 3) of the photo, where there is a photo, linear colours that the fit draws,
+    its light's colour (3,), where the head is, and its regions (S, S) with `reach`, metres from the scalp's edge."""
+
+    linear: np.ndarray
+    valid: np.ndarray
+    drawn: np.ndarray
+    light: np.ndarray
+    head: np.ndarray
+    regions: dict[str, np.ndarray]
+
+    @property
+    def unit(self) -> float:
+        """Root of the head's area, pixels."""
+        return max(float(np.sqrt(self.head.sum())), 1.0)
+
+    def feature(self) -> np.ndarray:
+        """(S, S) where the face's features are."""
+        return np.max([self.regions[name] for name in FEATURES], 0)
+
+    def neck(self) -> np.ndarray:
+        return self.regions["neck"] > 0.5
+
+    def below(self) -> np.ndarray:
+        """(S, S) bool: beside the neck, lower than the chin."""
+        rows = np.flatnonzero((self.regions["chin"] > 0.3).any(1))
+        lowest = rows[-1] if len(rows) else len(self.head)
+        return (np.arange(len(self.head))[:, None] > lowest) & ~self.head
+
+
+@torch.no_grad()
+def hair_matte(scene: Assembled, view: int, photo: np.ndarray) -> Matte:
+    """Decides what every pixel around the head of one view shows. photo: (H, W, 3) uint8. Deterministic.
+
+    Hair, background and clothes get mixtures of Gaussians over colour and local contrast, skin one Gaussian over what
+    sets the photo apart from the fit's picture of it: that leaves shading out. With a prior from the head's geometry
+    they give the share of each class by itself; neighbours of one colour then pull each other, the less certain more
+    (the quadratic form of Grady's random walker with priors, 2005). Hair's own colours follow from the shares, and the
+    shares from them, ROUNDS times.
+    """
+    window = _window(scene, view)
+    seen = _look(scene, view, photo, window)
+    plain = _log_colours(seen.linear)
+    contrast = _contrast(plain[..., 2], seen.unit)
+    colours = np.concatenate([plain, contrast], -1)
+    shaded = np.concatenate([plain - _log_colours(seen.drawn), contrast], -1)
+    cheeks = (np.maximum(seen.regions["cheek"], seen.regions["nose"]) > 0.5) & seen.valid
+    if int(cheeks.sum()) < FEWEST:
+        return Matte(torch.from_numpy(np.broadcast_to(np.eye(3, dtype=np.float32)[OTHER], (SIDE, SIDE, 3)).copy()),
+                     window)
+    skin = np.where(seen.head, _skin(shaded, shaded[cheeks]), _skin(colours, colours[cheeks]))
+    anything = _density(colours, np.median(colours[cheeks], 0) + ANY_CENTRE, np.diag(np.square(ANY_SPREAD)))
+    shares = _decide(seen, colours, skin, anything)
+    return Matte(torch.from_numpy(_connected(shares, seen)), window)
+
+
+def _decide(seen: _Scene, colours: np.ndarray, skin: np.ndarray, anything: np.ndarray) -> np.ndarray:
+    """(S, S, 3) shares, by turns of learning the hair's colours and smoothing. skin, anything: (S, S) densities."""
+    random = np.random.default_rng(0)
+    prior, guide = _prior(seen), _guide(seen)
+    outside, below = ndimage.distance_transform_edt(~seen.head) / seen.unit, seen.below()
+    deep = np.arange(SIDE)[:, None] > np.flatnonzero(below.any(1))[:1].sum() + FAR_BELOW[1] * seen.unit
+    seeds = seen.valid & ~below & (outside > FAR), seen.valid & below & (outside > FAR_BELOW[0]) & deep
+    background, clothes = (_learned(colours[where], COMPONENTS[OTHER], random) for where in seeds)
+    other = np.where(below | seen.neck(), _mixture(colours, clothes, anything), _mixture(colours, background, anything))
+    learnable = seen.valid & (outside < LEARNED_WITHIN) & ~below & ~seen.neck()
+    hair = anything
+    for turn in range(ROUNDS):
+        likely = np.stack([hair, skin, other], -1) + 1e-4 * anything.max()
+        alone = prior * likely**POWER
+        alone = np.where(seen.valid[..., None], alone / alone.sum(-1, keepdims=True), prior)
+        last = turn == ROUNDS - 1
+        shares = _smoothed(alone, seen.valid, guide, SWEEPS[last])
+        sure = learnable & (alone[..., HAIR] > SURE_HAIR[0]) & (shares[..., HAIR] > SURE_HAIR[1])
+        sure = ndimage.binary_opening(sure, iterations=EDGE_PX)
+        if last or int(sure.sum()) < FEWEST:
+            break
+        found = _learned(colours[sure], COMPONENTS[HAIR], random)
+        possible = [part for part in found if _can_be_hair(part[1], seen.light)]
+        hats = [part for part in found if not _can_be_hair(part[1], seen.light)]
+        hair = _mixture(colours, possible, anything)
+        other = np.maximum(other, _mixture(colours, hats, anything)) if hats else other
+    return shares
+
+
+def _window(scene: Assembled, view: int) -> tuple[float, float, float]:
+    x0, y0, side = head_box(scene, view)
+    left, top, grown = WINDOW
+    return x0 - left * side, y0 - top * side, grown * side
+
+
+def _look(scene: Assembled, view: int, photo: np.ndarray, window: tuple[float, float, float]) -> _Scene:
+    x0, y0, side = window
+    step = side / SIDE
+    pixels = crop_photo(photo, torch.tensor([[step, 0, x0], [0, step, y0]]), SIDE)[0].permute(1, 2, 0)
+    camera = scene.cameras[view].crop(x0, y0, 1 / step, (SIDE, SIDE))
+    drawn = picture(replace(scene, hair=None, texture=scene.generated), view, camera)
+    centres = (np.arange(SIDE) + 0.5) * step
+    inside = [(axis > 1) & (axis < limit - 1) for axis, limit in zip((centres + y0, centres + x0), photo.shape[:2],
+                                                                     strict=True)]
+    head = drawn.alpha[0, ..., 0].cpu().numpy() > 0.99
+    light = drawn.shading[0].cpu().numpy()[head].mean(0) if head.any() else np.ones(3)
+    return _Scene(srgb_to_linear(pixels).numpy(), inside[0][:, None] & inside[1],
+                  srgb_to_linear(drawn.rgb[0]).cpu().numpy(), light / light[1], head, _regions(scene, drawn, head))
+
+
+def _regions(scene: Assembled, drawn: RenderOutput, on: np.ndarray) -> dict[str, np.ndarray]:
+    """Name -> (S, S) region masks and `reach`, as the picture shows them."""
+    head = scene.person.head
+    verts = head.verts0.cpu().numpy()
+    scalp = head.regions["scalp"].cpu().numpy() > 0.5
+    bare = ~scalp & (head.vertex_part.cpu().numpy() == head.PARTS.index("skin"))
+    reach = np.where(scalp, -cKDTree(verts[bare]).query(verts)[0], cKDTree(verts[scalp]).query(verts)[0])
+    masks = torch.stack([torch.from_numpy(reach).to(head.verts0), *(m.to(head.verts0) for m in head.regions.values())])
+    shown = scene.person.raster.interpolate(head.subdivide(masks.T[None].contiguous()), drawn.rast, head.tri1)
+    values = shown[0].cpu().numpy() * on[..., None]
+    return dict(zip(("reach", *head.regions), np.moveaxis(values, -1, 0), strict=True))
+
+
+def _log_colours(linear: np.ndarray) -> np.ndarray:
+    """(..., 3) log(red / green), log(blue / green), log(green)."""
+    log = np.log(np.clip(linear, 0, None) + DARK)
+    return np.stack([log[..., 0] - log[..., 1], log[..., 2] - log[..., 1], log[..., 1]], -1).astype(np.float32)
+
+
+def _contrast(light: np.ndarray, unit: float) -> np.ndarray:
+    """(S, S, 1) logarithm of the deviation of a log lightness (S, S) from its surroundings."""
+    against, over = (max(0.8, share * unit) for share in TEXTURE_PX)
+    square = (light - ndimage.gaussian_filter(light, against)) ** 2
+    deviation = np.sqrt(ndimage.gaussian_filter(square, over))
+    width = round(LONE_EDGE * over) | 1  # a lone edge is no texture
+    return np.log(ndimage.grey_opening(deviation, width) + DARK)[..., None].astype(np.float32)
+
+
+def _density(values: np.ndarray, mean: np.ndarray, covariance: np.ndarray) -> np.ndarray:
+    """(...) normal density of (..., D)."""
+    root = np.linalg.cholesky(covariance)
+    white = (values - mean.astype(np.float32)) @ np.linalg.inv(root).T.astype(np.float32)
+    norm = (2 * np.pi) ** (-0.5 * len(mean)) / np.prod(np.diag(root))
+    return np.exp(-0.5 * np.einsum("...i,...i->...", white, white)) * np.float32(norm)
+
+
+def _skin(values: np.ndarray, cheeks: np.ndarray) -> np.ndarray:
+    """(S, S) density of skin in (S, S, D), from samples (N, D) of which some may be shine or hair."""
+    centre = np.median(cheeks, 0)
+    spread = np.maximum(1.4826 * np.median(np.abs(cheeks - centre), 0), SKIN_SPREAD)
+    kept = cheeks[(np.abs(cheeks - centre) < 3 * spread).all(1)]
+    covariance = np.cov(kept.T, bias=True) + np.diag(np.square(SKIN_SPREAD))
+    share, wider = SKIN_TAIL
+    mean = kept.mean(0)
+    return (1 - share) * _density(values, mean, covariance) + share * _density(values, mean, wider * covariance)
+
+
+Part = tuple[float, np.ndarray, np.ndarray]
+"""Weight, mean and covariance of a component."""
+
+
+def _learned(samples: np.ndarray, count: int, random: np.random.Generator) -> list[Part]:
+    """A mixture of Gaussians by k-means (seeded as k-means++) over (N, D) samples; none for too few."""
+    if len(samples) < FEWEST:
+        return []
+    chosen = samples[random.choice(len(samples), min(len(samples), SAMPLES), replace=False)]
+    scaled = chosen / np.array(MIXED_SPREAD, np.float32)
+
+    def distances(centres: np.ndarray) -> np.ndarray:
+        return np.square(scaled[:, None] - centres).sum(-1)
+
+    centres = scaled[:1]
+    for _ in range(count - 1):
+        chance = distances(centres).min(1) + 1e-6
+        centres = np.concatenate([centres, scaled[random.choice(len(scaled), 1, p=chance / chance.sum())]])
+    for _ in range(8):
+        nearest = distances(centres).argmin(1)
+        centres = np.stack([scaled[nearest == k].mean(0) if (nearest == k).any() else centres[k] for k in range(count)])
+    groups = [chosen[nearest == k] for k in range(count)]
+    return [(len(g) / len(chosen), g.mean(0), np.cov(g.T, bias=True) + np.diag(np.square(MIXED_SPREAD)))
+            for g in groups if len(g) > 2 * len(MIXED_SPREAD)]
+
+
+def _mixture(values: np.ndarray, parts: list[Part], anything: np.ndarray) -> np.ndarray:
+    """(S, S) density; a part of it may be anything, and all of it where nothing was learned."""
+    if not parts:
+        return ANY_SHARE * anything
+    total = sum(weight for weight, _, _ in parts)
+    found = sum(weight / total * _density(values, mean, covariance) for weight, mean, covariance in parts)
+    return (1 - ANY_SHARE) * found + ANY_SHARE * anything
+
+
+def _can_be_hair(mean: np.ndarray, light: np.ndarray) -> bool:
+    """Whether hair can have this log colour, under white light or under one of this colour (3,)."""
+    tints = mean[:2], mean[:2] - np.log(light[[0, 2]])
+    return mean[2] < BLACK or any(blue - red < BLUEST and -red < GREENEST and red < REDDEST for red, blue in tints)
+
+
+def _prior(seen: _Scene) -> np.ndarray:
+    """(S, S, 3) what the head's geometry lets expect."""
+    regions, feature = seen.regions, seen.feature()
+    odds = np.interp(regions["reach"], *REACH)
+    odds = np.where(np.maximum(regions["ear_left"], regions["ear_right"]) > 0.5, EAR_ODDS, odds)
+    odds = np.where(seen.neck(), NECK_ODDS, odds)
+    odds = np.where(feature > 0.3, np.minimum(odds, FEATURE_ODDS), odds)
+    hair = np.where(seen.head, 1 / (1 + np.exp(-odds)), 1 - AROUND_SKIN)
+    inside, outside = (ndimage.distance_transform_edt(m) / seen.unit for m in (seen.head, ~seen.head))
+    other = np.where(seen.head, np.interp(inside, *RIM), np.interp(outside, *AROUND))
+    other = np.where(seen.neck(), np.maximum(other, NECK_OTHER), other)
+    other = np.where(seen.below(), np.maximum(other, BELOW_CHIN), other)
+    return np.stack([hair * (1 - other), (1 - hair) * (1 - other), other], -1).astype(np.float32)
+
+
+def _guide(seen: _Scene) -> np.ndarray:
+    """(S, S, 3) colours in which neighbours differ by the root of EDGE_CONTRAST on average."""
+    root = np.cbrt(np.clip(seen.linear, 0, 1)) * seen.valid[..., None]
+    guide = np.stack([2 * (root[..., 0] - root[..., 1]), 2 * (root[..., 2] - root[..., 1]), root[..., 1]], -1)
+    square = [np.square(np.diff(guide, axis=k)).sum(-1) for k in (0, 1)]
+    mean = 0.5 * (square[0][seen.valid[1:]].mean() + square[1][seen.valid[:, 1:]].mean())
+    return (guide * np.sqrt(EDGE_CONTRAST / max(float(mean), 1e-9))).astype(np.float32)
+
+
+def _smoothed(shares: np.ndarray, valid: np.ndarray, guide: np.ndarray, steps: int) -> np.ndarray:
+    """Shares (S, S, 3) pulled towards their neighbours: (C + L) x = C shares with certainty C and the Laplacian L of
+    the grid, weighted by likeness in `guide`, by conjugate gradients with Jacobi's preconditioner."""
+    ranked = np.sort(shares, -1)
+    certain = np.where(valid, UNSURE + np.square(ranked[..., 2] - ranked[..., 1]), 1e-3).astype(np.float32)
+    across, down = (TIE * (np.exp(-np.square(np.diff(guide, axis=k)).sum(-1)) + LEAK) for k in (1, 0))
+    diagonal = certain.copy()
+    diagonal[:, 1:] += across
+    diagonal[:, :-1] += across
+    diagonal[1:] += down
+    diagonal[:-1] += down
+
+    def product(x: np.ndarray) -> np.ndarray:
+        out = diagonal * x
+        out[:, 1:] -= across * x[:, :-1]
+        out[:, :-1] -= across * x[:, 1:]
+        out[1:] -= down * x[:-1]
+        out[:-1] -= down * x[1:]
+        return out
+
+    def solved(start: np.ndarray) -> np.ndarray:
+        x = start.copy()
+        rest = certain * start - product(x)
+        ahead = step = rest / diagonal
+        power = np.vdot(rest, ahead)
+        for _ in range(steps):
+            image = product(step)
+            length = power / max(np.vdot(step, image), 1e-20)
+            x += length * step
+            rest -= length * image
+            ahead = rest / diagonal
+            power, before = np.vdot(rest, ahead), power
+            step = ahead + power / max(before, 1e-20) * step
+        return x
+
+    two = [solved(np.ascontiguousarray(shares[..., k], np.float32)).clip(0, 1) for k in (HAIR, SKIN)]
+    return np.stack([*two, np.clip(1 - two[0] - two[1], 0, 1)], -1)
+
+
+def _connected(shares: np.ndarray, seen: _Scene) -> np.ndarray:
+    """Shares in which hair is what hangs together with the scalp; other dark things on the face are neither."""
+    scalp = seen.regions["scalp"] > 0.5
+    hair = shares[..., HAIR]
+    fringe = seen.regions["forehead"] > 0.5
+    hair = np.where(fringe, hair, ndimage.grey_opening(hair, BAR))
+    labels, count = ndimage.label(hair > 0.5)
+    if count:
+        index = np.arange(1, count + 1)
+        rooted = ndimage.mean(scalp & seen.head, labels, index) > STRAY
+        hair = np.where(np.concatenate([[True], rooted])[labels], hair, 0)
+    return np.stack([hair, shares[..., SKIN], 1 - hair - shares[..., SKIN]], -1).clip(0, 1).astype(np.float32)
