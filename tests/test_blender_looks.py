@@ -67,6 +67,12 @@ def test_match_photo_takes_highlights_pores_and_hair_off_and_gives_them_back(loo
     assert looks.report["back"] == {**looks.report["own"], "coat": pytest.approx(0.8)}
 
 
+def test_lips_do_not_darken_teeth_in_match_photo(looks):
+    """Photographed teeth are no darker than the face (see the fit's occlusion); lips would leave them half of it."""
+    count, within, alone = looks.report["teeth"]
+    assert count > 20 and 0.7 < within / alone < 1.1, looks.report["teeth"]
+
+
 def test_scatter_is_millimetres_of_the_head_at_any_scale(looks):
     """Jensen et al. 2001: 3.67 mm for red; ten times as many units on a head of ten times the size."""
     assert looks.report["scatter"] == pytest.approx([0.00367, 0.0367])

@@ -10,8 +10,9 @@ import numpy as np
 
 from . import cornea, hair, textures
 from .axes import srgb_to_linear
-from .bundle import ALBEDO, NORMAL, ROUGHNESS, SKIN, ResultBundle
+from .bundle import ALBEDO, NORMAL, ROUGHNESS, SKIN, ResultBundle, View
 from .hair import PHOTO_OFF
+from .light import harmonics
 from .mesh import COLOR_ATTRIBUTE, EYES, ROUGHNESS_ATTRIBUTE, SPECULAR_ATTRIBUTE, UV_LAYERS, Part
 
 SPECULAR_INPUT = "Specular IOR Level"
@@ -21,6 +22,7 @@ SCATTER_MM = "Scatter (mm)"
 PORE_DEPTH_MM = "Pore Depth (mm)"
 SPECULAR_STRENGTH = "Specular Strength"
 TEETH_BRIGHTNESS = "Teeth Brightness"
+TEETH_OCCLUSION = "Teeth Occlusion"
 LASH_TIPS = "Lash Tips"
 UV_LENGTH_MM = 330.0  # so many millimetres of a face lie along one unit of our UV layout
 
@@ -50,6 +52,8 @@ SURFACES = {
 OTHER = Surface(0.5, 0.5)
 COAT_ROUGHNESS = 0.03
 TEETH_LIGHT = (1.38, 1.23, 1.16)  # the fit's teeth stand for what is seen of them in the mouth's shadow
+INTERREFLECTION = 0.25  # in Match Photo a share a of the sky that is seen lights teeth like a**this, as in the fit
+DARKEST, OCCLUSION_M = 0.05, 0.1  # smallest share that counts; what is farther away hides no sky
 LASH_FADE, LOWER_LASH_FADE = 0.7, 0.6  # transparency of the tips; of the whole of a lower lash besides
 PORES_MM, WRINKLES_MM = 0.9, 2.6
 PORE_DEPTH = 0.1
@@ -78,7 +82,8 @@ def make_material(bundle: ResultBundle, part: Part) -> bpy.types.Material:
         color.location = (-320, 0)
         links.new(color.outputs["Color"], shader.inputs["Base Color"])
         if part.name == "teeth":
-            _brighten(material, color.outputs["Color"], shader.inputs["Base Color"])
+            own = _brighten(material, color.outputs["Color"])
+            _lighten_in_photo(material, own, shader, _sun_share(bundle.views[0]))
         elif part.name == "lashes":
             _fade_tips(material, shader)
     if part.name != SKIN:
@@ -86,7 +91,7 @@ def make_material(bundle: ResultBundle, part: Part) -> bpy.types.Material:
     return material
 
 
-def _brighten(material: bpy.types.Material, color: bpy.types.NodeSocket, socket: bpy.types.NodeSocket) -> None:
+def _brighten(material: bpy.types.Material, color: bpy.types.NodeSocket) -> bpy.types.NodeSocket:
     """Teeth and gums as they are under light of their own; as the photo shows them in Match Photo."""
     mix = material.node_tree.nodes.new("ShaderNodeMix")
     mix.data_type, mix.blend_type, mix.label = "RGBA", "MULTIPLY", TEETH_BRIGHTNESS
@@ -97,7 +102,58 @@ def _brighten(material: bpy.types.Material, color: bpy.types.NodeSocket, socket:
     hair.mix_socket(mix.inputs, "B").default_value = (*TEETH_LIGHT, 1.0)
     mix[PHOTO_OFF] = [mix.inputs[:].index(share)]
     material.node_tree.links.new(color, hair.mix_socket(mix.inputs, "A"))
-    material.node_tree.links.new(hair.mix_socket(mix.outputs, "Result"), socket)
+    return hair.mix_socket(mix.outputs, "Result")
+
+
+def _sun_share(view: View) -> float:
+    """Share of the sun, which has no shadow, in the light on a surface that faces the camera."""
+    towards = view.cam_to_world[:3, 2]
+    lobe = np.repeat([1.0, 2 / 3, 1 / 4], [1, 3, 5]) * np.pi  # Ramamoorthi and Hanrahan 2001
+    sky = float(np.maximum((harmonics(towards) * lobe) @ view.sh, 0).mean())
+    sun = float(np.mean(np.maximum(view.sun_rgb, 0)) * max(float(towards @ view.sun_direction), 0.0))
+    return sun / max(sky + sun, 1e-6)
+
+
+def _lighten_in_photo(material: bpy.types.Material, color: bpy.types.NodeSocket, shader: bpy.types.ShaderNode,
+                      sun: float) -> None:
+    """Gives teeth, in Match Photo, the light that they throw at each other and that shines through them.
+
+    There light is not bounced, and lips hide most of the sky from teeth. With the seen share a of the sky and the sun's
+    share s of all light, colours are multiplied by (s + (1 - s) a^INTERREFLECTION) / (s + (1 - s) a): what the fit's
+    renderer makes of the same palette. Light under the surface is off meanwhile, because no colour scatters more than
+    it gets.
+    """
+    nodes, links = material.node_tree.nodes, material.node_tree.links
+    seen = nodes.new("ShaderNodeAmbientOcclusion")
+    seen.name = seen.label = TEETH_OCCLUSION
+    seen.samples, seen.location = 16, (-1280, 400)
+    links.new(_millimetres(material, "Occlusion (mm)", 1000 * OCCLUSION_M, (-1460, 620)), seen.inputs["Distance"])
+
+    def math(operation: str, a: object, b: object, place: tuple[int, int]) -> bpy.types.NodeSocket:
+        node = nodes.new("ShaderNodeMath")
+        node.operation, node.location = operation, place
+        for socket, value in zip(node.inputs, (a, b)):
+            if isinstance(value, bpy.types.NodeSocket):
+                links.new(value, socket)
+            else:
+                socket.default_value = value
+        return node.outputs[0]
+
+    share = math("MAXIMUM", seen.outputs["AO"], DARKEST, (-1100, 400))
+    whole = math("ADD", math("MULTIPLY", math("POWER", share, INTERREFLECTION, (-920, 500)), 1 - sun, (-740, 500)), sun,
+                 (-560, 500))
+    gain = math("DIVIDE", whole, math("ADD", math("MULTIPLY", share, 1 - sun, (-740, 340)), sun, (-560, 340)),
+                (-400, 420))
+    off = math("SUBTRACT", gain, 1.0, (-240, 420))
+    off = math("MULTIPLY", off, 1.0, (-80, 420))
+    off.node[PHOTO_OFF] = [1]
+    factor = math("SUBTRACT", gain, off, (80, 420))  # 1 but in Match Photo
+    lit = nodes.new("ShaderNodeVectorMath")
+    lit.operation, lit.location = "SCALE", (-20, 160)
+    links.new(color, lit.inputs[0])
+    links.new(factor, lit.inputs["Scale"])
+    links.new(lit.outputs["Vector"], shader.inputs["Base Color"])
+    shader[PHOTO_OFF] = [*shader[PHOTO_OFF], shader.inputs.find("Subsurface Weight")]
 
 
 def _fade_tips(material: bpy.types.Material, shader: bpy.types.ShaderNode) -> None:

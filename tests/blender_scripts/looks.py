@@ -38,6 +38,7 @@ def state() -> dict:
         "pores": next(n for n in skin if n.type == "BUMP").inputs["Strength"].default_value,
         "hair": skin["Hair Shade"].inputs[1].default_value if "Hair Shade" in skin else None,
         "teeth": inputs("teeth", "Teeth Brightness", "Factor_Float"),
+        "teeth under": shader("teeth").inputs["Subsurface Weight"].default_value,
         "lash tips": inputs("lashes", "Lash Tips", "Value_001"),
         "cornea": cornea("eye_left").inputs["Depth (mm)"].default_value,
         "iris light": cornea("eye_left").inputs["Iris Light"].default_value,
@@ -120,6 +121,23 @@ def photo_hair(out: Path) -> None:
         arrays[f"hair baked {strength:.0f}"] = hair.compose(skin, np.full((32, 32, 3), 0.5, np.float32))
 
 
+def teeth(out: Path) -> None:
+    """How bright the teeth of a smile are in Match Photo, with lips around them and alone: means over what is seen."""
+    bpy.ops.ganfit.match_photo()
+    for name in ("mouthUpperUpLeft", "mouthUpperUpRight", "mouthLowerDownLeft", "mouthLowerDownRight"):
+        head().data.shape_keys.key_blocks[name].value = 0.9
+    own = find("ganfit_part", "teeth")
+    others = [thing for thing in bpy.context.scene.objects if thing.type == "MESH" and thing != own]
+    pictures = {}
+    for name in ("within", "seen", "alone"):
+        for thing in others:
+            thing.is_holdout, thing.hide_render = name == "seen", name == "alone"
+        render(out / "teeth.exr", 32)
+        pictures[name] = linear_pixels(out / "teeth.exr")
+    seen = pictures["seen"][..., 3] > 0.95
+    report["teeth"] = [int(seen.sum()), *(float(pictures[name][seen, :3].mean()) for name in ("within", "alone"))]
+
+
 def scatter() -> float:
     """The scale of the skin's subsurface as it is evaluated, in the scene's units."""
     bpy.context.view_layer.update()
@@ -185,6 +203,9 @@ def main(job: dict) -> None:
     bpy.ops.ganfit.import_result(directory=job["mapped"], match=False)
     report["mapped"] = images("skin")
     photo_hair(out)
+    empty_scene()
+    bpy.ops.ganfit.import_result(directory=job["bundle"], match=False)
+    teeth(out)
     np.savez(out / "looks.npz", **arrays)
     answer(out / "looks.json", **report)
 
