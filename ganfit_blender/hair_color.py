@@ -19,30 +19,30 @@ FACING = 0.2  # cosine to the camera from which on a place counts as seen
 SKIN_LIKE = 0.30  # largest difference of the logarithms of two colours that may both be skin
 FEWEST = 60
 COVERED = 0.9  # cover from which a texel of the result's layer is nothing but hair
-DARKER = 0.75  # on the head, strands let more light through than in the even light of the table below
 BROW_LIGHTER = 3.0  # the painted shade's colour is darker than hair, for it stands for its depth
 BROWN = (0.09, 0.05, 0.035)
 DOUBT = 0.4  # a photo's white balance moves the hue of hair: so much of it is not believed
-# What a head of Blender's Principled Hair looks like in even light: linear reflectance (red, green) for melanin, at
-# redness 0 and 1; rendered with Cycles, medians over 23 000 strands beside a grey of known reflectance.
-MELANIN = (0.02, 0.15, 0.3, 0.5, 0.7, 0.85, 0.95)
-RED = ((0.339, 0.251, 0.176, 0.116, 0.080, 0.061, 0.053), (0.351, 0.277, 0.213, 0.151, 0.101, 0.072, 0.060))
-GREEN = ((0.245, 0.152, 0.095, 0.059, 0.044, 0.038, 0.035), (0.252, 0.160, 0.104, 0.065, 0.046, 0.039, 0.036))
+# What the strands look like in a photo's light, over the head and beyond its outline: mean linear radiance (red, green)
+# over that of white skin below, for melanin, at redness 0 and 1; Cycles, default cut and number of strands, mean over
+# the lights of two portraits, which are up to 12 % to either side.
+MELANIN = (0.02, 0.15, 0.3, 0.5, 0.7, 0.85, 1.0)
+RED = ((0.496, 0.354, 0.245, 0.146, 0.083, 0.050, 0.032), (0.504, 0.398, 0.301, 0.201, 0.125, 0.074, 0.041))
+GREEN = ((0.477, 0.285, 0.170, 0.089, 0.048, 0.032, 0.026), (0.481, 0.306, 0.189, 0.103, 0.056, 0.036, 0.027))
 
 
 def measure(collection: bpy.types.Collection, skull: Skull) -> np.ndarray:
-    """(3,) linear reflectance of the hair: that of the result's own layer, else the first photo's, else what the brows
-    say."""
+    """(3,) linear reflectance of the hair: as the first photo shows it, else that of the result's own layer, else what
+    the brows say."""
     head = importer.head_of(collection)
+    found = _in_photo(collection, head, skull)
+    if found is not None:
+        return found
     layer = hair.photo_layer(head.active_material)
     if layer is not None:
         pixels = textures.read_image(layer)
         covered = pixels[pixels[..., 3] > COVERED, :3]
         if len(covered):
-            return np.median(srgb_to_linear(covered), axis=0)
-    found = _in_photo(collection, head, skull)
-    if found is not None:
-        return found
+            return srgb_to_linear(covered).mean(0)
     nodes = head.active_material.node_tree.nodes if head.active_material is not None else {}
     shade = hair.mix_socket(nodes[hair.MIX].inputs, "B") if hair.MIX in nodes else None
     if shade is None or shade.is_linked:
@@ -54,14 +54,14 @@ def pigments(color: np.ndarray) -> tuple[float, float]:
     """Melanin and redness (0 to 1) at which Principled Hair looks like a linear colour; other hues become the nearest
     that hair has."""
     green = np.log(np.mean(GREEN, 0))
-    melanin = float(np.interp(-np.log(max(DARKER * float(color[1]), 1e-4)), -green, MELANIN))
+    melanin = float(np.interp(-np.log(max(float(color[1]), 1e-4)), -green, MELANIN))
     warmth = [np.interp(melanin, MELANIN, np.divide(RED[kind], GREEN[kind])) for kind in (0, 1)]
     redness = (float(color[0]) / max(float(color[1]), 1e-4) - warmth[0]) / (warmth[1] - warmth[0])
     return melanin, DOUBT * 0.5 + (1 - DOUBT) * float(np.clip(redness, 0, 1))
 
 
 def _in_photo(collection: bpy.types.Collection, head: bpy.types.Object, skull: Skull) -> np.ndarray | None:
-    """The median of what lies over the scalp and is not skin, by the light on the face; None where it is skin."""
+    """The mean of what lies over the scalp and is not skin, by the light on the face; None where it is skin."""
     cameras, views = importer.cameras_of(collection), importer.result_of(head).get("views", [])
     albedo = _albedo(head)
     if not cameras or not views or albedo is None or not len(cameras[0].data.background_images):
@@ -89,7 +89,7 @@ def _in_photo(collection: bpy.types.Collection, head: bpy.types.Object, skull: S
     unlike = np.abs(np.log(np.maximum(pixels[over], 1e-3) / skin)).max(1) > SKIN_LIKE
     if unlike.mean() < 0.35:
         return None
-    return np.median(pixels[over][unlike], 0) / np.maximum(light, 1e-3)
+    return pixels[over][unlike].mean(0) / np.maximum(light, 1e-3)
 
 
 def _look(camera: dict, place: np.ndarray, normal: np.ndarray, photo: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

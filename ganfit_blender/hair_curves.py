@@ -57,6 +57,7 @@ def add(collection: bpy.types.Collection, cut: str, length: float, count: int, s
     thing[HAIR], thing[REST_BEFORE] = cut, before
     if layer is not None:  # the photo's hair, flat on forehead and temples, would show between the strands
         thing[LAYER_BEFORE], layer.default_value = layer.default_value, 0.0
+    _set_rooted(head, skull)
     head.add_rest_position_attribute = True
     thing.parent = head
     collection.objects.link(thing)
@@ -75,6 +76,9 @@ def remove(collection: bpy.types.Collection) -> None:
         layer = _layer_strength(head)
         if layer is not None and LAYER_BEFORE in thing:
             layer.default_value = thing[LAYER_BEFORE]
+        rooted = head.data.attributes.get(hair.ROOTED)
+        if rooted is not None:
+            head.data.attributes.remove(rooted)
     data = thing.data
     bpy.data.objects.remove(thing)
     if data.users == 0:
@@ -255,7 +259,16 @@ def _layer_strength(head: bpy.types.Object) -> bpy.types.NodeSocket | None:
 
 
 def _set_shade(head: bpy.types.Object, color: np.ndarray) -> None:
-    """Gives the shade that is painted on the scalp the strands' colour."""
+    """Gives the skin between the strands, and the shade that is painted on the scalp, a linear colour."""
     nodes = head.active_material.node_tree.nodes if head.active_material is not None else {}
     if hair.MIX in nodes:
+        hair.shade_under(head.active_material, color)
         hair.mix_socket(nodes[hair.MIX].inputs, "B").default_value = (*np.clip(color, 0, 1).tolist(), 1.0)
+
+
+def _set_rooted(head: bpy.types.Object, skull: strands.Skull) -> None:
+    """Writes where strands are rooted into the skin, for its shade: full where the hair has its density."""
+    attributes = head.data.attributes
+    rooted = attributes.get(hair.ROOTED) or attributes.new(hair.ROOTED, "FLOAT", "POINT")
+    soft = strands.SOFT_M * skull.face / strands.FACE_M
+    rooted.data.foreach_set("value", np.clip(skull.inside / soft, 0, 1).astype(np.float32))

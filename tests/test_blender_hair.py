@@ -112,11 +112,18 @@ def test_colour_is_the_photo_s_over_the_forehead(haired):
     assert 0.3 < haired.report["photo"]["melanin"] < 0.9
 
 
+def test_strands_look_as_bright_as_the_photo_s_hair(haired):
+    """A render with Cycles of the default cut; melanin gives no hue exactly, so red and green are compared."""
+    wanted = srgb_to_linear(np.array(HAIR) / 255)
+    np.testing.assert_allclose(haired.report["radiance"][:2], wanted[:2], rtol=0.3)
+
+
 def test_strands_take_the_layer_s_colour_and_its_place(haired):
     """The photo's own hair, which lies flat on the skin, gives way to strands of its colour and comes back."""
     found = haired.report["layer"]
     np.testing.assert_allclose(found["color"], srgb_to_linear(np.array(LAYER) / 255), rtol=0.02)
     assert found["strengths"] == pytest.approx([0.75, 0, 0, 0.75])
+    assert found["rooted"] == [False, True, True, False], "skin is shaded between strands, and only there"
 
 
 def test_a_bald_photo_leaves_the_brows_colour(haired):

@@ -16,6 +16,8 @@ from .mesh import UV_LAYERS, Part
 SHADE = "Hair Shade"  # the node with the strength
 MIX = "Hair Mix"  # the node that lays the hair's colour over the albedo
 MASK = "Hair Mask"
+UNDER = "Hair Under"  # the node that lays a shade over the skin where strands are rooted
+ROOTED = "hair_rooted"  # the attribute that says where that is, 0 to 1
 PHOTO_OFF = "ganfit_photo_off"  # on nodes: numbers of the inputs that are 0 in Match Photo, whose light is diffuse
 SIZE = 512
 SOFTENED = 12  # steps of averaging over neighbours: about 2 cm of fading at the hairline
@@ -86,6 +88,27 @@ def _add_photo_nodes(material: bpy.types.Material, bundle: ResultBundle) -> bpy.
     links.new(layer.outputs["Color"], mix_socket(mix.inputs, "B"))
     links.new(amount.outputs[0], mix_socket(mix.inputs, "Factor", "Float"))
     return mix
+
+
+def shade_under(material: bpy.types.Material, color: np.ndarray) -> None:
+    """Gives the skin a linear colour where strands are rooted (attribute `ROOTED`): it shows between them."""
+    nodes, links = material.node_tree.nodes, material.node_tree.links
+    if UNDER not in nodes:
+        below = mix_socket(nodes[MIX].outputs, "Result")
+        users = [link.to_socket for link in below.links]
+        scalp, amount, mix = (nodes.new(f"ShaderNode{kind}") for kind in ("Attribute", "Math", "Mix"))
+        scalp.attribute_name, amount.operation, amount[PHOTO_OFF] = ROOTED, "MULTIPLY", [1]
+        amount.inputs[1].default_value = STRENGTH
+        mix.name = mix.label = UNDER
+        mix.data_type, mix.clamp_factor = "RGBA", True
+        for node, place in ((scalp, (-560, 900)), (amount, (-380, 900)), (mix, (-140, 480))):
+            node.location = place
+        links.new(scalp.outputs["Fac"], amount.inputs[0])
+        links.new(amount.outputs[0], mix_socket(mix.inputs, "Factor", "Float"))
+        links.new(below, mix_socket(mix.inputs, "A"))
+        for socket in users:
+            links.new(mix_socket(mix.outputs, "Result"), socket)
+    mix_socket(nodes[UNDER].inputs, "B").default_value = (*np.clip(color, 0, 1).tolist(), 1.0)
 
 
 def photo_layer(material: bpy.types.Material | None) -> bpy.types.Image | None:

@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import bpy  # noqa: E402
 import numpy as np  # noqa: E402
 from character import attempt, carve, find, head, points  # noqa: E402
-from in_blender import EXTENSION, answer, empty_scene, install, quiet_stdout  # noqa: E402
+from in_blender import EXTENSION, answer, empty_scene, install, linear_pixels, quiet_stdout, render  # noqa: E402
 from mathutils import Vector  # noqa: E402
 from mathutils.bvhtree import BVHTree  # noqa: E402
 
@@ -172,18 +172,46 @@ def color(bundle: str) -> dict:
             "melanin": fibre.inputs["Melanin"].default_value}
 
 
+def radiance(out: Path) -> None:
+    """How bright the strands look in the photo's light, beside white skin below them: linear red, green, blue."""
+    bpy.ops.ganfit.match_photo()
+    strands, others = hair(), [thing for thing in bpy.data.objects if thing.type == "MESH"]
+    strands.hide_render = False
+    white = bpy.data.materials.new("White")
+    if bpy.app.version < (5, 0, 0):
+        white.use_nodes = True
+    nodes = white.node_tree.nodes
+    nodes.clear()
+    diffuse, output = nodes.new("ShaderNodeBsdfDiffuse"), nodes.new("ShaderNodeOutputMaterial")
+    diffuse.inputs["Color"].default_value = (1, 1, 1, 1)
+    white.node_tree.links.new(diffuse.outputs[0], output.inputs["Surface"])
+    pictures = {}
+    for name in ("hair", "cover", "white"):
+        for thing in others:
+            thing.is_holdout = name == "cover"
+        if name == "white":
+            strands.hide_render, head().material_slots[0].material = True, white
+        render(out / f"{name}.exr", 16)
+        pictures[name] = linear_pixels(out / f"{name}.exr")
+    covered = pictures["cover"][..., 3]
+    below = (covered > 0.5) & (pictures["white"][..., 3] > 0.9)
+    report["radiance"] = (pictures["hair"][covered > 0.9, :3].mean(0) / pictures["white"][below, :3].mean(0)).tolist()
+
+
 def layer(folder: str) -> None:
-    """A head with the photo's hair as a layer: how strong it is before, with strands, with others, and after."""
+    """A head with the photo's hair as a layer: how strong it is before, with strands, with others, and after; whether
+    the skin knows where strands are rooted."""
     report["layer"] = {"color": color(folder)["color"]}
     empty_scene()
     bpy.ops.ganfit.import_result(directory=folder, match=False)
     socket = head().active_material.node_tree.nodes["Hair Shade"].inputs[1]
-    socket.default_value, strengths = 0.75, []
+    socket.default_value, strengths, rooted = 0.75, [], []
     for act in (lambda: None, lambda: bpy.ops.ganfit.add_hair(cut="short", count=COUNT),
                 lambda: bpy.ops.ganfit.add_hair(cut="side", count=COUNT), bpy.ops.ganfit.remove_hair):
         act()
         strengths.append(head().active_material.node_tree.nodes["Hair Shade"].inputs[1].default_value)
-    report["layer"]["strengths"] = strengths
+        rooted.append("hair_rooted" in head().data.attributes)
+    report["layer"].update(strengths=strengths, rooted=rooted)
 
 
 def main(job: dict) -> None:
@@ -191,7 +219,10 @@ def main(job: dict) -> None:
     out = Path(job["out"])
     with quiet_stdout():
         install(job["zip"])
-    report["photo"], report["bald"] = color(job["bundle"]), color(job["bald"])
+    report["photo"] = color(job["bundle"])
+    bpy.ops.ganfit.add_hair()
+    radiance(out)
+    report["bald"] = color(job["bald"])
     empty_scene()
     bpy.ops.ganfit.import_result(directory=job["bundle"], match=False)
     bpy.ops.ganfit.neutral()
