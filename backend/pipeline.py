@@ -28,7 +28,7 @@ from backend.bundle import (
 from backend.errors import GanfitError
 from backend.fit.align import align, initial_parameters
 from backend.fit.config import PRESETS, FitConfig
-from backend.fit.fit import FitTrace, fit
+from backend.fit.fit import FitJob, FitTrace, fit, fit_together
 from backend.fit.metric import metric_scale
 from backend.fit.parameters import FitParameters, camera_of
 from backend.fit.person import Person
@@ -137,29 +137,90 @@ def reconstruct(photos: list[str | Path | bytes], options: Options | None = None
     if not photos:
         raise GanfitError("no_photo", "No photo was given.")
     models, options = models or Models(), options or Options()
-    if options.out is not None:
-        check_output(options.out)
     with tempfile.TemporaryDirectory(prefix="ganfit-") as folder:
         timeline = Timeline(progress, Path(folder))
-        timeline.stage("photos")
-        decoded = with_focal([load_photo(p) for p in photos], options.focal_mm)
-        timeline.stage("models")
-        device = choose_device(options.device)
-        person = models.person(options, device)
-        identity, mesh = models.identity(options, device), models.landmarks(options, device)
-        timeline.stage("face")
-        prepared = [prepare_view(p, models.detector(), mesh, options.face) for p in decoded]
-        views, warnings = [v for v, _ in prepared], [w for p, (_, ws) in zip(decoded, prepared, strict=True)
-                                                      for w in (*p.warnings, *ws)]
-        timeline.stage("align")
-        config = fit_config(options)
-        params = align_views(person, views, config)
+        ready = prepare(photos, options, models, timeline)
         timeline.stage("fit")
-        params, trace = fit(person, views, params, identity, mesh, config, options.seed, timeline.fit_step, cancel)
-        timeline.stage("bundle")
-        result = describe(person, params, views, trace, options, device, warnings)
-        scene = assemble(result, person, device)
-        return write_result(options.out, scene, result, [v.photo.image for v in views], timeline, trace)
+        fit(ready.person, ready.job, ready.identity, ready.mesh, fit_config(options), timeline.fit_step, cancel)
+        return finish(ready, timeline)
+
+
+@dataclass
+class Ready:
+    """One person before the fit, or after it: what `finish` makes the bundle of."""
+
+    options: Options
+    device: torch.device
+    person: Person
+    identity: torch.nn.Module
+    mesh: torch.nn.Module
+    job: FitJob
+    warnings: list[str]
+
+
+def prepare(photos: list[str | Path | bytes], options: Options, models: Models, timeline: Timeline) -> Ready:
+    """Everything before the fit: photos, networks, faces, alignment. Raises GanfitError as `reconstruct`."""
+    if options.out is not None:
+        check_output(options.out)
+    timeline.stage("photos")
+    decoded = with_focal([load_photo(p) for p in photos], options.focal_mm)
+    timeline.stage("models")
+    device = choose_device(options.device)
+    person = models.person(options, device)
+    identity, mesh = models.identity(options, device), models.landmarks(options, device)
+    timeline.stage("face")
+    prepared = [prepare_view(p, models.detector(), mesh, options.face) for p in decoded]
+    views, warnings = [v for v, _ in prepared], [w for p, (_, ws) in zip(decoded, prepared, strict=True)
+                                                  for w in (*p.warnings, *ws)]
+    timeline.stage("align")
+    job = FitJob(views, align_views(person, views, fit_config(options)), options.seed)
+    return Ready(options, device, person, identity, mesh, job, warnings)
+
+
+def finish(ready: Ready, timeline: Timeline) -> Bundle:
+    """Everything after the fit. Raises GanfitError: what the fit left in the job, output_not_writable."""
+    job = ready.job
+    if job.error is not None:
+        raise job.error
+    timeline.stage("bundle")
+    result = describe(ready.person, job.params, job.views, job.trace, ready.options, ready.device, ready.warnings)
+    scene = assemble(result, ready.person, ready.device)
+    return write_result(ready.options.out, scene, result, [v.photo.image for v in job.views], timeline, job.trace)
+
+
+def reconstruct_together(people: Sequence[tuple[list[str | Path | bytes], Options]], progress: Report | None = None,
+                         cancel: Callable[[], bool] | None = None, models: Models | None = None
+                         ) -> list[Bundle | Exception]:
+    """`reconstruct` for several people whose fits run as one batch: what a GPU is made for.
+
+    people: photos and options of each; the options may differ in `out`, `focal_mm` and `seed`. Returns for each the
+    bundle, or what went wrong with it. progress: as in `reconstruct`, of all together.
+
+    Raises GanfitError: cancelled, bad_option.
+    """
+    models, found = models or Models(), dict[int, Bundle | Exception]()
+    common = {options.replace(out=None, focal_mm=None, seed=0) for _, options in people}
+    if len(common) != 1:
+        raise GanfitError("bad_option", "People that are fitted together need the same options.")
+    with tempfile.TemporaryDirectory(prefix="ganfit-") as folder:
+        timeline = Timeline(progress, Path(folder))
+        ready: dict[int, Ready] = {}
+        for number, (photos, options) in enumerate(people):
+            try:
+                ready[number] = prepare(photos, options, models, timeline)
+            except Exception as error:  # one bad photo never stops the rest
+                found[number] = error
+        timeline.stage("fit")
+        if ready:
+            first = next(iter(ready.values()))
+            fit_together(first.person, [r.job for r in ready.values()], first.identity, first.mesh,
+                         fit_config(first.options), timeline.fit_step, cancel)
+        for number, one in ready.items():
+            try:
+                found[number] = finish(one, timeline)
+            except Exception as error:
+                found[number] = error
+    return [found[number] for number in range(len(people))]
 
 
 def fit_config(options: Options) -> FitConfig:
@@ -182,7 +243,7 @@ def with_focal(photos: list[Photo], focal_mm: Sequence[float | None] | None) -> 
 
 def align_views(person: Person, views: list[View], config: FitConfig) -> FitParameters:
     """Aligns each photo by its landmarks and joins them: shape is the mean over the photos (GANFIT, Sec. 3.5)."""
-    model, aligned = person.landmark_model(), []
+    device, model, aligned = person.head.device, person.landmark_model().to("cpu"), []
     for view in views:
         start = initial_parameters(model, view.points(), view.frame, 512, person.default_palette())
         stiffness = expression_stiffness([view], person.head.expression_names)
@@ -190,7 +251,7 @@ def align_views(person: Person, views: list[View], config: FitConfig) -> FitPara
     shared = {"identity": torch.stack([p.identity for p in aligned]).mean(0), "latent": aligned[0].latent,
               "palette": aligned[0].palette}
     own = {name: torch.cat([getattr(p, name) for p in aligned]) for name in aligned[0].tensors() if name not in shared}
-    return FitParameters(**shared, **own)
+    return FitParameters(**{name: value.to(device) for name, value in {**shared, **own}.items()})
 
 
 def describe(person: Person, params: FitParameters, views: list[View], trace: FitTrace, options: Options,

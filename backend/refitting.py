@@ -18,7 +18,7 @@ from backend.assemble import assemble
 from backend.bundle import Bundle, check_output, read_bundle
 from backend.errors import GanfitError
 from backend.fit.align import align
-from backend.fit.fit import fit
+from backend.fit.fit import FitJob, fit
 from backend.fit.parameters import FitParameters, ViewFrame
 from backend.fit.person import Person
 from backend.fit.pins import PinTargets, joined, parse_pins, pin_targets, pinned_view
@@ -107,8 +107,8 @@ def refit(
         if sculpt is not None or kept or focal is not None:
             params = align_again(person, params, views, targets, config.align_steps, bool(kept) and sculpt is None)
         timeline.stage("fit")
-        params, trace = fit(person, views, params, identity, mesh, config, wanted.seed, timeline.fit_step, cancel,
-                            targets, lit=True)
+        job = FitJob(views, params, wanted.seed, targets, lit=True)
+        params, trace = fit(person, job, identity, mesh, config, timeline.fit_step, cancel)
         timeline.stage("bundle")
         size = None if sculpt is None else (scale, source.result["shape"]["ruler"])
         result = describe(person, params, views, trace, wanted, device, warnings, size)

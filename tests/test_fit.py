@@ -14,7 +14,7 @@ from PIL import Image
 from backend.errors import GanfitError
 from backend.fit.align import LandmarkModel, align, initial_parameters, weak_perspective
 from backend.fit.appearance import surface_colour
-from backend.fit.fit import check_finite
+from backend.fit.fit import FitJob, note
 from backend.fit.losses import as_grey
 from backend.fit.parameters import ViewFrame, camera_of
 from backend.fit.skin import log_colour
@@ -87,9 +87,14 @@ def test_a_term_that_is_not_a_number_is_named() -> None:
     model = face_like(torch.Generator().manual_seed(2))
     frame = ViewFrame((100, 100), (50.0, 50.0), 30.0)
     params = initial_parameters(model, model.mean[:, :2] * 500 + 50, frame, 8, torch.zeros(1, 3))
-    with pytest.raises(GanfitError, match="pixel") as caught:
-        check_finite({"pixel": torch.tensor(float("nan"))}, params, 3)
-    assert caught.value.code == "fit_diverged"
+    job, other, third = (FitJob([], params) for _ in range(3))
+    note(job, {"identity": [0.5, 0.4], "pixel": [0.1, float("nan")]}, [True, True], 3)
+    assert job.error is not None and job.error.code == "fit_diverged"
+    assert "pixel" in str(job.error) and "step 4" in str(job.error)
+    note(other, {"pixel": [0.1]}, [False], 7)
+    assert other.error is not None and "gradient" in str(other.error)
+    note(third, {"pixel": [0.1]}, [True], 7)
+    assert third.error is None and third.trace.losses == {"pixel": [0.1]}
 
 
 def test_two_photos_share_shape_and_texture(models: Models, astronaut: Path) -> None:

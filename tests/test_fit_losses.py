@@ -53,18 +53,18 @@ def test_landmark_distance_has_a_gradient_at_zero() -> None:
 
 def test_gaussian_prior_is_mean_square() -> None:
     """(9 + 16) / 2."""
-    assert losses.gaussian_prior(torch.tensor([3.0, -4.0])).item() == 12.5
+    assert losses.gaussian_prior(torch.tensor([[3.0, -4.0]])).item() == 12.5
 
 
 def test_palette_prior_holds_hue_and_lets_eyeballs_darken() -> None:
     """A step of 0.1 in all channels is 1, or 0.08 in the shade; a step of hue counts the same in both."""
     shaded = torch.tensor([True, False])
     darker = torch.tensor([[-0.1] * 3, [0.0] * 3])
-    assert losses.palette_prior(darker, shaded).item() == pytest.approx(0.08 / 2)
-    assert losses.palette_prior(darker.flip(0), shaded).item() == pytest.approx(1 / 2)
+    assert losses.palette_prior(darker[None], shaded).item() == pytest.approx(0.08 / 2)
+    assert losses.palette_prior(darker.flip(0)[None], shaded).item() == pytest.approx(1 / 2)
     hue = torch.tensor([[0.1, 0.0, -0.1], [0.0] * 3])
-    assert losses.palette_prior(hue, shaded).item() == pytest.approx(2 / 6)
-    assert losses.palette_prior(hue.flip(0), shaded).item() == pytest.approx(2 / 6)
+    assert losses.palette_prior(hue[None], shaded).item() == pytest.approx(2 / 6)
+    assert losses.palette_prior(hue.flip(0)[None], shaded).item() == pytest.approx(2 / 6)
 
 
 def test_tint_is_the_same_at_any_brightness() -> None:
@@ -72,10 +72,10 @@ def test_tint_is_the_same_at_any_brightness() -> None:
     skin = torch.tensor([0.30, 0.20, 0.10]).reshape(1, 3, 1, 1).expand(1, 3, 64, 64)
     redder = skin * torch.tensor([math.exp(0.1), 1.0, 1.0]).reshape(1, 3, 1, 1)
     usual, bright, red = (losses.tint(linear_to_srgb(m)) for m in (skin, 2 * skin, redder))
-    assert usual.shape == (32, 32, 2)
+    assert usual.shape == (1, 32, 32, 2)
     torch.testing.assert_close(bright, usual, atol=1e-4, rtol=0)
-    assert (red - usual).mean((0, 1)).tolist() == pytest.approx([1, 0], abs=1e-4)
-    assert usual[0, 0].tolist() == pytest.approx([10 * math.log(1.5), 10 * math.log(0.5)], abs=1e-3)
+    assert (red - usual).mean((0, 1, 2)).tolist() == pytest.approx([1, 0], abs=1e-4)
+    assert usual[0, 0, 0].tolist() == pytest.approx([10 * math.log(1.5), 10 * math.log(0.5)], abs=1e-3)
 
 
 def test_light_prior_prefers_grey_light_of_the_usual_brightness() -> None:

@@ -18,7 +18,7 @@ pytest.importorskip("backend.head.model")
 from backend.assemble import assemble  # noqa: E402
 from backend.bundle import write_bundle  # noqa: E402
 from backend.fit.config import PRESETS  # noqa: E402
-from backend.fit.fit import fit  # noqa: E402
+from backend.fit.fit import FitJob, fit  # noqa: E402
 from backend.fit.parameters import camera_of  # noqa: E402
 from backend.fit.views import prepare_view  # noqa: E402
 from backend.glb import vertex_normals  # noqa: E402
@@ -101,7 +101,7 @@ def recover(models: Models, truth: Truth, picture: Path | None = None) -> dict[s
     mesh, identity = models.landmarks(OPTIONS, device), models.identity(OPTIONS, device)
     view, _ = prepare_view(load_photo(picture or truth.picture), models.detector(), mesh, None)
     config = PRESETS["standard"].with_iterations(OPTIONS.iterations)
-    params, trace = fit(person, [view], align_views(person, [view], config), identity, mesh, config, seed=0)
+    params, trace = fit(person, FitJob([view], align_views(person, [view], config)), identity, mesh, config)
     _, verts1 = person.geometry(params)
     camera = camera_of(params, [view.frame], 0)
     true_camera = Camera.from_result(truth.result["views"][0]["camera"])

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import torch
 
+from backend.fit.conditions import Conditions
 from backend.fit.config import PRESETS, FitConfig, LossWeights
-from backend.fit.fit import Clock, Energy, fit
+from backend.fit.energy import Energy
+from backend.fit.fit import FitJob, fit
 from backend.fit.parameters import FitParameters
 from backend.fit.person import Person
 from backend.fit.views import View, prepare_view
@@ -27,12 +29,14 @@ def measure(person: Person, views: list[View], params: FitParameters, identity: 
     """Every data term at the end of a fit, with all terms switched on and the same random second views."""
     everything = replace(config.stages[-1], weights=LossWeights(**{f.name: 1.0 for f in fields(LossWeights)}))
     rng = torch.Generator().manual_seed(12345)
-    energy = Energy(person, views, identity, mesh, everything, rng, params.identity.device)
+    device = params.identity.device
+    energy = Energy.of_person(person, views, identity, mesh, everything, device)
     totals = dict.fromkeys(MEASURED, 0.0)
     draws = 8
+    conditions, together = Conditions.of_people([energy.draw(rng, draws)], device), FitParameters.together([params])
     with torch.no_grad():
-        for _ in range(draws):
-            terms, _ = energy(params, Clock())
+        for i in range(draws):
+            terms, _ = energy(together, conditions.at(torch.tensor([i], device=device)))
             for name in MEASURED:
                 totals[name] += float(terms[name]) / draws
     totals["sigma"] = float((params.identity**2).mean().sqrt())
@@ -51,7 +55,7 @@ def ablate(photos: list[str], options: Options) -> list[dict]:
     start, rows = align_views(person, views, config), []
     for term in (None, *TERMS):
         variant = config if term is None else config.with_weights(**{term: 0.0})
-        params, _ = fit(person, views, start, identity, mesh, variant, options.seed)
+        params, _ = fit(person, FitJob(views, start, options.seed), identity, mesh, variant)
         rows.append({"off": term or "none", **measure(person, views, params, identity, mesh, config)})
         print(row_text(rows[-1]), flush=True)
     return rows

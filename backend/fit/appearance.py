@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from backend.constants import constant
 from backend.fit import losses
 from backend.fit.losses import LUMA, as_grey
 from backend.fit.parameters import FitParameters
@@ -19,7 +20,7 @@ from backend.render.lights import COSINE_LOBE, sh_basis
 from backend.render.render import RenderOutput
 
 if TYPE_CHECKING:
-    from backend.fit.fit import Energy
+    from backend.fit.energy import Energy
 
 
 class Start:
@@ -41,53 +42,50 @@ class Start:
         self.out, (self.weight, self.bare, self.cheeks) = self._picture()
 
     def _picture(self) -> tuple[RenderOutput, tuple[Tensor, Tensor, Tensor]]:
-        energy, params = self.energy, self.params
-        _, verts1 = energy.person.geometry(params)
-        texture = energy.person.texture(params, energy.stage.texture_size)
-        out = energy.person.picture(verts1, texture, params.palette, energy.cameras(params), params.lights())
-        return out, energy.person.masks(out)
+        out, _ = self.energy.look(self.params)
+        return out, self.energy.person.masks(out)
 
     def skin(self) -> Tensor:
         """(V, H, W, 1) likelihood of skin in the photos, see `skin.skin_likelihood`."""
-        return skin_likelihood(self.energy.photo, self.cheeks * self.energy.inside)
+        target = self.energy.target
+        return skin_likelihood(target.photo, self.cheeks * target.inside)
 
     def latent(self) -> Tensor:
-        """Latent (512,) of the mean face with the skin tone that the cheeks have in the photos."""
-        energy, generator = self.energy, self.energy.person.generator
+        """Latent (1, 512) of the mean face with the skin tone that the cheeks have in the photos."""
+        energy, generator = self.energy.target, self.energy.person.generator
         seen = (self.cheeks * energy.inside * energy.skin)[..., 0] > 0.5
         if int(seen.sum()) < MIN_PIXELS:
             return self.params.latent
         albedo, photo = (srgb_to_linear(x[seen]).clamp(min=0.004).log().median(0).values
                          for x in (self.out.albedo, energy.photo))
         step = photo - albedo - math.log(self.CHEEK_SHADING)
-        tone = (step * step.new_tensor(LUMA)).sum()
+        tone = (step * constant(LUMA, step)).sum()
         change = self.TONE_SHARE * tone + self.TINT_SHARE * (step - tone)
         if bool(energy.grey.any()):  # no tint is seen: it is the usual one for skin of this tone
-            change = usual_skin((albedo * step.new_tensor(LUMA)).sum() + self.TONE_SHARE * tone) - albedo
-        mean = srgb_to_linear(generator(self.params.latent[None], generator.spec.base_resolution))
+            change = usual_skin((albedo * constant(LUMA, step)).sum() + self.TONE_SHARE * tone) - albedo
+        mean = srgb_to_linear(generator(self.params.latent, generator.spec.base_resolution))
         target = mean * torch.exp(change)[None, :, None, None]
-        return generator.solve_latent(linear_to_srgb(target.clamp(0, 1)))[0]
+        return generator.solve_latent(linear_to_srgb(target.clamp(0, 1)))
 
     def light(self) -> Tensor:
         """Spherical harmonics (V, 9, 3) that light the texture like the photo, ridge least squares per view.
 
         Linear in the nine coefficients: photo = albedo * ao / pi * sum_k A_k Y_k(n) c_k (Ramamoorthi & Hanrahan 2001).
         """
-        energy, out = self.energy, self.out
+        energy, out = self.energy.target, self.out
         visible = 1 - self.bare * (1 - energy.skin)
         mask = (self.weight * visible * energy.inside * (out.skin > 0.5))[..., 0]
-        basis = sh_basis(out.normal) * out.normal.new_tensor(COSINE_LOBE) * out.ao / torch.pi
+        basis = sh_basis(out.normal) * constant(COSINE_LOBE, out.normal) * out.ao / torch.pi
         sh = self.params.sh.clone()
-        white = torch.zeros(9, device=energy.device)
-        white[0] = 0.7 * math.sqrt(4 * math.pi)
-        ridge = torch.diag(torch.tensor([0.01] + [0.03] * 8, device=energy.device))
+        white = constant((0.7 * math.sqrt(4 * math.pi), *8 * (0.0,)), sh)
+        ridge = torch.diag(constant((0.01, *8 * (0.03,)), sh))
         for i in range(len(sh)):
             chosen = mask[i] > 0.5
             if int(chosen.sum()) < 100:
                 continue
             albedo, photo = srgb_to_linear(out.albedo[i][chosen]), srgb_to_linear(energy.photo[i][chosen])
             if bool(energy.grey[i]):  # else the light turns blue to make brown skin grey, and the skin red against it
-                albedo = (albedo * albedo.new_tensor(LUMA)).sum(-1, keepdim=True).expand(-1, 3)
+                albedo = (albedo * constant(LUMA, albedo)).sum(-1, keepdim=True).expand(-1, 3)
             for channel in range(3):
                 rows = basis[i][chosen] * albedo[:, channel:channel + 1]
                 count = len(rows) * float((albedo[:, channel] ** 2).mean())
@@ -96,31 +94,32 @@ class Start:
         return sh
 
     def palette(self) -> Tensor:
-        """(P, 3) the palette with the colours of irises and teeth that the photos show at the brightness that they have
+        """(1, N, 3) the palette with the colours of irises and teeth that the photos show at the brightness that they have
         there.
 
         The light's tint is not taken off: at this point it is less certain than the iris's colour.
         """
         energy, head = self.energy, self.energy.person.head
         palette = self.params.palette.clone()
-        if bool(energy.grey.any()):
+        if energy.any_grey:
             return palette
-        for name, pixels in (("iris", [v.iris_pixels() for v in energy.views]),
-                             ("teeth", [v.teeth()[0] for v in energy.views])):
+        for name, pixels in (("iris", [v.iris_pixels() for v in energy.views[0]]),
+                             ("teeth", [v.teeth()[0] for v in energy.views[0]])):
             index = head.palette_names.index(name)
             weights = head.palette_weights1[None, :, index:index + 1]
             share = energy.person.raster.interpolate(weights, self.out.rast, head.tri1)[..., 0]
-            shading = (self.out.shading * self.out.shading.new_tensor(LUMA)).sum(-1)[share > 0.5]
+            shading = (self.out.shading * constant(LUMA, self.out.shading)).sum(-1)[share > 0.5]
             if len(shading):
                 photo = torch.from_numpy(np.concatenate(pixels)).to(energy.device)
-                palette[index] = surface_colour(photo, shading.median().expand(len(photo), 3), palette[index])
+                usual = palette[0, index]
+                palette[0, index] = surface_colour(photo, shading.median().expand(len(photo), 3), usual)
         return palette
 
     @torch.no_grad()
     def error(self) -> float:
         """Mean absolute difference of render and photo, encoded colours, without the robust weights: for those a light
         that is wrong everywhere looks like something in front of the face."""
-        energy = self.energy
+        energy = self.energy.target
         mask = self.weight * (1 - self.bare * (1 - energy.skin)) * energy.inside
         return float(losses.pixel_distance(energy.photo, as_grey(self.out.rgb, energy.grey), mask, robust=False))
 
@@ -154,11 +153,13 @@ def surface_colour(photo: Tensor, shading: Tensor, usual: Tensor) -> Tensor:
 @torch.no_grad()
 def initial_appearance(energy: Energy, params: FitParameters) -> FitParameters:
     """Skin tone, then the light that shows it like the photo, then the irises; sets the energy's skin masks and what it
-    holds the palette to, and where no photo has colour the skin's tint."""
-    energy.skin = Start(energy, params).skin()
+    holds the palette to, and where no photo has colour the skin's tint. Of one person: P is 1."""
+    target = energy.target
+    target.skin = Start(energy, params).skin()
     params = replace(params, latent=Start(energy, params).latent())
-    if bool(energy.grey.all()):
-        energy.usual_tint = losses.tint(energy.person.texture(params, energy.stage.texture_size))
+    if bool(target.grey.all()):
+        target.usual_tint = losses.tint(energy.person.generator(params.latent, energy.stage.texture_size))
+        target.has_tint = torch.ones_like(target.has_tint)
     params = replace(params, sh=Start(energy, params).light())
-    energy.usual_palette = Start(energy, params).palette()
-    return replace(params, palette=energy.usual_palette)
+    target.usual_palette = Start(energy, params).palette()
+    return replace(params, palette=target.usual_palette)

@@ -5,6 +5,7 @@ import math
 import torch
 from torch import Tensor
 
+from backend.constants import constant
 from backend.fit.skin import log_colour
 
 WHITE_IRRADIANCE = math.pi
@@ -23,23 +24,19 @@ def as_grey(rgb: Tensor, grey: Tensor) -> Tensor:
     A grey photo says nothing of hue: the gradient brightens all three channels by the same factor, where luma's own
     would turn teeth green.
     """
-    if not bool(grey.any()):
-        return rgb
-    luma = (rgb * rgb.new_tensor(LUMA)).sum(-1, keepdim=True).detach()
+    luma = (rgb * constant(LUMA, rgb)).sum(-1, keepdim=True).detach()
     log = rgb.clamp(min=0.02).log().mean(-1, keepdim=True)
     same_hue = (luma * torch.exp(log - log.detach())).expand_as(rgb)
     return torch.where(grey[:, None, None, None], same_hue, rgb)
 
 
 def content_distance(photo: list[Tensor], render: list[Tensor]) -> Tensor:
-    """`L_con` (Eq. 5): sum over layers of the L2 norm of the difference over H * W * C, mean over the batch.
+    """`L_con` (Eq. 5): (B,) sum over layers of the L2 norm of the difference over H * W * C.
 
     photo, render: lists of (B, C, H, W) activations of the same network.
     """
-    total = photo[0].new_zeros(())
-    for a, b in zip(photo, render, strict=True):
-        total = total + (a - b).flatten(1).norm(dim=1).mean() / a[0].numel()
-    return total
+    norms = [(a - b).flatten(1).norm(dim=1) / a[0].numel() for a, b in zip(photo, render, strict=True)]
+    return torch.stack(norms).sum(0)
 
 
 def robust_weights(difference: Tensor, scale: float = 0.2) -> Tensor:
@@ -52,50 +49,54 @@ def robust_weights(difference: Tensor, scale: float = 0.2) -> Tensor:
     return 1 / (1 + square / scale**2) ** 2
 
 
-def pixel_distance(photo: Tensor, render: Tensor, mask: Tensor, robust: bool = True) -> Tensor:
-    """`L_pix` (Eq. 6): weighted mean absolute difference of encoded colours.
+def pixel_distance(photo: Tensor, render: Tensor, mask: Tensor, robust: bool = True,
+                   shows: Tensor | None = None) -> Tensor:
+    """`L_pix` (Eq. 6): (P,) weighted mean absolute difference of encoded colours over all pictures of a person.
 
-    photo, render: (B, H, W, 3) in [0, 1]; mask: (B, H, W, 1) in [0, 1], constant. An empty mask gives 0.
+    photo, render: (B, H, W, 3) in [0, 1]; mask: (B, H, W, 1) in [0, 1], constant. An empty mask gives 0. shows: (P, B)
+    1 where a picture shows the person, None where all show one.
     """
     difference = photo - render
     weights = mask * robust_weights(difference) if robust else mask
-    return (weights * difference.abs()).sum() / (3 * mask.sum()).clamp(min=1)
+    total, area = (weights * difference.abs()).sum((1, 2, 3)), 3 * mask.sum((1, 2, 3))
+    shows = torch.ones_like(area)[None] if shows is None else shows
+    return (shows @ total) / (shows @ area).clamp(min=1)
 
 
 def landmark_distance(a: Tensor, b: Tensor, unit: Tensor, weights: Tensor | None = None) -> Tensor:
-    """`L_lan` (Eq. 7): weighted mean distance of corresponding points in units of the interocular distance.
+    """`L_lan` (Eq. 7): (B,) weighted mean distance of corresponding points in units of the interocular distance.
 
     a, b: (B, N, 2) pixels; unit: (B,) pixels; weights: (N,) or (B, N). A Charbonnier norm with a width of 0.5 %
     keeps the gradient finite at zero.
     """
     distance = (((a - b) / unit[:, None, None]) ** 2).sum(-1).add(0.005**2).sqrt() - 0.005
     if weights is None:
-        return distance.mean()
+        return distance.mean(1)
     weights = weights.expand_as(distance)
-    return (weights * distance).sum() / weights.sum().clamp(min=1e-9)
+    return (weights * distance).sum(1) / weights.sum(1).clamp(min=1e-9)
 
 
 def tint(texture: Tensor) -> Tensor:
-    """Hue and saturation of a map (1, 3, R, R), encoded, R a multiple of TINT_SIZE: log(red / green) and
-    log(blue / green) of its means over squares, (TINT_SIZE, TINT_SIZE, 2), in units of TINT_SPREAD."""
-    small = torch.nn.functional.interpolate(texture, (TINT_SIZE, TINT_SIZE), mode="area")[0].permute(1, 2, 0)
+    """Hue and saturation of maps (P, 3, R, R), encoded, R a multiple of TINT_SIZE: log(red / green) and
+    log(blue / green) of their means over squares, (P, TINT_SIZE, TINT_SIZE, 2), in units of TINT_SPREAD."""
+    small = torch.nn.functional.interpolate(texture, (TINT_SIZE, TINT_SIZE), mode="area").permute(0, 2, 3, 1)
     return log_colour(small)[..., :2] / TINT_SPREAD
 
 
 def gaussian_prior(coefficients: Tensor) -> Tensor:
-    """Mean square: the negative log of a standard normal up to constants."""
-    return (coefficients**2).mean()
+    """Mean square over all but the first dimension: the negative log of a standard normal up to constants."""
+    return (coefficients**2).flatten(1).mean(1)
 
 
 def palette_prior(step: Tensor, shaded: Tensor) -> Tensor:
-    """Mean square of the palette's step (P, 3) from the usual colours, in units of 0.1.
+    """(P,) mean square of the palettes' step (P, N, 3) from the usual colours, in units of 0.1.
 
-    Where `shaded` (P,) is True, brightness is nearly free (`SHADE` of the weight) and only hue is held: lids, lashes
+    Where `shaded` (N,) is True, brightness is nearly free (`SHADE` of the weight) and only hue is held: lids, lashes
     and lips shade eyeballs and teeth by an amount that the light model does not know.
     """
     grey = step.mean(-1, keepdim=True)
     share = torch.where(shaded, SHADE, 1.0)[:, None]
-    return ((step - grey).square() + share * grey.square()).mean() / 0.1**2
+    return ((step - grey).square() + share * grey.square()).mean((1, 2)) / 0.1**2
 
 
 SHADE = 0.08
@@ -103,7 +104,7 @@ SHADE = 0.08
 
 
 def light_prior(sh: Tensor, sun_rgb: Tensor) -> Tensor:
-    """Fixes the gauge of `albedo x light`: light is grey and bright enough to expose white skin well.
+    """(B,) fixes the gauge of `albedo x light`: light is grey and bright enough to expose white skin well.
 
     sh: (B, 9, 3) radiance; sun_rgb: (B, 3) irradiance. The mean irradiance over all normals is
     pi * c00 * Y00 + sun / 4; its log over 0.7 * pi has zero mean with a standard deviation of 0.5 in brightness and
@@ -115,9 +116,9 @@ def light_prior(sh: Tensor, sun_rgb: Tensor) -> Tensor:
     chroma = log - brightness[:, None]
     directional = sh[:, 1:] / mean[:, None]
     tint = directional - directional.mean(-1, keepdim=True)
-    return ((brightness / 0.5) ** 2).mean() + ((chroma / 0.1) ** 2).mean() + ((tint / 0.1) ** 2).mean()
+    return (brightness / 0.5) ** 2 + ((chroma / 0.1) ** 2).mean(1) + ((tint / 0.1) ** 2).mean((1, 2))
 
 
 def distance_prior(log_distance: Tensor, mean: float, sigma: float) -> Tensor:
-    """Squared deviation of the log distance, in standard deviations."""
-    return (((log_distance - mean) / sigma) ** 2).mean()
+    """(B,) squared deviation of the log distance (B, 1), in standard deviations."""
+    return (((log_distance - mean) / sigma) ** 2).mean(1)

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """From parameters to geometry and pictures: the one place where head model, generator and renderer meet."""
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -36,6 +36,7 @@ class Person:
     head: HeadModel
     generator: Generator
     raster: Rasterizer
+    _landmarks: LandmarkModel | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
         head = self.head
@@ -56,8 +57,14 @@ class Person:
 
     def landmark_model(self, offsets: Tensor | None = None) -> LandmarkModel:
         """The 468 mesh points and the two iris centres (subject's right, left) as a linear model, see `View.points`."""
+        if offsets is None and self._landmarks is not None:
+            return self._landmarks
         points, weights = self.head.landmark_rows("468"), self.head.landmark_weights468()
-        return self.linear_points(torch.cat([points, self.iris_rows()]), torch.cat([weights, torch.ones(2)]), offsets)
+        weights = torch.cat([weights, torch.ones_like(weights[:2])])
+        model = self.linear_points(torch.cat([points, self.iris_rows()]), weights, offsets)
+        if offsets is None:
+            self._landmarks = model
+        return model
 
     def linear_points(self, rows: Tensor, weights: Tensor, offsets: Tensor | None = None) -> LandmarkModel:
         """Points of the surface, given by rows (N, V0) of the cage's vertices, as a linear model; offsets (V0, 3)."""
@@ -76,20 +83,17 @@ class Person:
         return torch.stack([right / right.sum(), left / left.sum()])
 
     def geometry(self, params: FitParameters) -> tuple[Tensor, Tensor]:
-        """Cage (V, V0, 3) and level-1 vertices (V, V1, 3) of every view, metres, in the model's own scale."""
+        """Cage (V, V0, 3) and level-1 vertices (V, V1, 3) of every view of one person, metres, in the model's own
+        scale."""
         views = len(params.expression)
         offsets = None if params.offsets is None else params.offsets[None]
         cage = self.head.cage(params.identity[None].expand(views, -1), params.expression, offsets)
         return cage, self.head.subdivide(cage)
 
-    def texture(self, params: FitParameters, size: int) -> Tensor:
-        """The generator's map (1, 3, size, size), sRGB in [0, 1]."""
-        return self.generator(params.latent[None], size)
-
     def picture(self, verts1: Tensor, texture: Tensor, palette: Tensor, camera: Camera, lights: Lights) -> RenderOutput:
-        """Renders level-1 vertices (B, V1, 3) with one texture and palette."""
+        """Renders level-1 vertices (B, V1, 3) with textures (B or 1, 3, R, R) and palettes (B or 1, N, 3)."""
         head = self.head
-        colours = (head.palette_weights1 @ palette)[None]
+        colours = head.palette_weights1 @ palette
         return render(self.raster, verts1, head.tri1, head.uv1, texture, colours, self.is_skin, head.ao1, camera,
                       lights)
 

@@ -7,12 +7,15 @@ A transform is (2, 3) and maps crop pixels to image pixels; pixel centres are at
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
+
+from backend.constants import constant
 
 
 def square_transform(centre: Tensor, side: Tensor, rotation: Tensor, size: int) -> Tensor:
@@ -66,7 +69,28 @@ def apply_transform(transform: Tensor, points: Tensor) -> Tensor:
     return points @ transform[..., :2].transpose(-1, -2) + transform[..., None, :, 2]
 
 
-def differentiable_crop(images: Tensor, transform: Tensor, size: int | tuple[int, int]) -> Tensor:
+@dataclass(frozen=True)
+class Sampling:
+    """How `differentiable_crop` keeps detail from turning into noise.
+
+    level: the image is first averaged over blocks of 2^level pixels a side. samples: a crop pixel is the mean of so many
+    bilinear samples a side.
+    """
+
+    level: int = 0
+    samples: int = 1
+
+    @staticmethod
+    def of(transform: Tensor, image_side: int) -> Sampling:
+        """For transforms (B, 2, 3) out of images whose shorter side is `image_side` pixels."""
+        scales = transform.detach()[..., :2].square().sum((-1, -2)).div(2).sqrt()
+        level = max(int(math.log2(max(float(scales.min()), 1.0)) + 1e-6), 0)
+        level = min(level, int(math.log2(image_side)))
+        return Sampling(level, min(max(math.ceil(float(scales.max()) / 2**level - 0.25), 1), 8))
+
+
+def differentiable_crop(images: Tensor, transform: Tensor, size: int | tuple[int, int],
+                        sampling: Sampling | None = None) -> Tensor:
     """Samples crops; gradients reach the images and the transform.
 
     Where the crop shrinks the image, the image is averaged over blocks by a power of two first and the rest is done
@@ -77,20 +101,18 @@ def differentiable_crop(images: Tensor, transform: Tensor, size: int | tuple[int
         images: (B, C, H, W) float.
         transform: (B, 2, 3) crop pixels -> image pixels.
         size: the crop's side, or (height, width).
+        sampling: where it is known before; to find it out makes a GPU wait.
 
     Returns:
         (B, C, h, w).
     """
     height, width = (size, size) if isinstance(size, int) else size
-    scales = transform.detach()[..., :2].square().sum((-1, -2)).div(2).sqrt()
-    level = max(int(math.log2(max(float(scales.min()), 1.0)) + 1e-6), 0)
-    level = min(level, int(math.log2(min(images.shape[-2:]))))
-    block = 2**level
-    samples = min(max(math.ceil(float(scales.max()) / block - 0.25), 1), 8)
-    if level:
+    sampling = sampling or Sampling.of(transform, min(images.shape[-2:]))
+    block, samples = 2**sampling.level, sampling.samples
+    if sampling.level:
         images = F.avg_pool2d(images, block, ceil_mode=True, count_include_pad=False)
     grid = _sample_positions(height, width, samples, transform)
-    span = grid.new_tensor([images.shape[-1] * block, images.shape[-2] * block])
+    span = constant((images.shape[-1] * block, images.shape[-2] * block), grid)
     crops = F.grid_sample(images, grid / span * 2 - 1, "bilinear", "border", align_corners=False)
     return F.avg_pool2d(crops, samples) if samples > 1 else crops
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from backend import assets
 from backend.asset_formats import DLIB_BLOCKS
+from backend.constants import constant
 from backend.errors import GanfitError
 from backend.networks.crop import similarity_transform
 
@@ -50,7 +51,7 @@ class IdentityNetwork(nn.Module):
         Returns:
             (B, 2, 3) chip pixels -> image pixels, for `differentiable_crop(images, transform, chip_size)`.
         """
-        chip = torch.tensor(self.chip_points, dtype=points5.dtype, device=points5.device)
+        chip = constant(self.chip_points, points5)
         return similarity_transform(chip.expand(len(points5), -1, -1), points5)
 
     def similarity(self, first: Tensor, second: Tensor) -> Tensor:

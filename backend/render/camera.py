@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 
+from backend.constants import constant
+
 NEAR, FAR = 0.05, 100.0  # metres
 FULL_FRAME_DIAGONAL = math.hypot(36.0, 24.0)  # millimetres
 
@@ -102,7 +104,7 @@ class Camera:
             [50.0, 100.0]
         """
         back = torch.nn.functional.normalize(position - target, dim=-1)
-        right = torch.linalg.cross(torch.tensor(up, dtype=position.dtype, device=position.device).expand_as(back), back)
+        right = torch.linalg.cross(constant(up, position).expand_as(back), back)
         right = torch.nn.functional.normalize(right, dim=-1)
         rotation = torch.stack([right, torch.linalg.cross(back, right), back], dim=-2)
         height, width = size
@@ -111,7 +113,7 @@ class Camera:
             rotation=axis_angle(rotation),
             translation=-(rotation @ position[..., None])[..., 0],
             fov_y=torch.as_tensor(fov_y, dtype=position.dtype, device=position.device).expand(batch),
-            principal=position.new_tensor([0.5 * width, 0.5 * height]).expand(batch, 2),
+            principal=constant((0.5 * width, 0.5 * height), position).expand(batch, 2),
             size=size,
         )
 

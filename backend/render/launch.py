@@ -92,6 +92,8 @@ class Launcher:
     def __init__(self, device: str | torch.device) -> None:
         start_warp()
         self.device = torch.device(device)
+        if self.device.type == "cuda" and self.device.index is None:
+            self.device = torch.device("cuda", torch.cuda.current_device())
         self.is_cpu = self.device.type == "cpu"
         self.band_count = CPU_BANDS if self.is_cpu else 1
         self._warp_device = wp.get_device("cpu") if self.is_cpu else wp.device_from_torch(self.device)

@@ -10,9 +10,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import torch
+
+from backend.constants import constant
 
 Y0 = 0.5 * math.sqrt(1.0 / math.pi)
 Y1 = math.sqrt(3.0 / (4.0 * math.pi))
@@ -49,12 +52,18 @@ def sphere_directions(count: int, device: str | torch.device = "cpu") -> torch.T
     return torch.stack([radius * torch.cos(azimuth), radius * torch.sin(azimuth), z], dim=-1).float()
 
 
+@lru_cache(maxsize=8)
+def sphere_basis(count: int, device: torch.device) -> torch.Tensor:
+    """`sh_basis` (count, 9) at `sphere_directions`; not to be changed."""
+    return sh_basis(sphere_directions(count, device))
+
+
 def irradiance_matrix(sh: torch.Tensor) -> torch.Tensor:
     """Quadratic forms M (B, 3, 4, 4) with irradiance = h^T M h for h = (x, y, z, 1), from radiance (B, 9, 3).
 
     Ramamoorthi and Hanrahan 2001, equation 12: the same irradiance as the basis gives, in fewer operations.
     """
-    lobe = torch.tensor(COSINE_LOBE, dtype=sh.dtype, device=sh.device)
+    lobe = constant(COSINE_LOBE, sh)
     c = (sh * lobe[:, None]).unbind(dim=1)  # nine tensors (B, 3)
     xx, xy, yz, xz = 0.5 * Y2 * c[8], 0.5 * Y2 * c[4], 0.5 * Y2 * c[5], 0.5 * Y2 * c[7]
     x, y, z = 0.5 * Y1 * c[3], 0.5 * Y1 * c[1], 0.5 * Y1 * c[2]
@@ -143,9 +152,9 @@ class Lights:
         return towards / distance * falloff
 
     def nonnegative_radiance_penalty(self, samples: int = 256) -> torch.Tensor:
-        """Mean square of the negative part of the radiance over a fixed sampling of the sphere: a scalar, 0 if none."""
-        radiance = self.radiance(sphere_directions(samples, self.sh.device).to(self.sh.dtype))
-        return radiance.clamp_max(0.0).square().mean()
+        """(B,) mean square of the negative part of the radiance over a fixed sampling of the sphere, 0 if none."""
+        radiance = sphere_basis(samples, self.sh.device).to(self.sh.dtype) @ self.sh
+        return radiance.clamp_max(0.0).square().mean((1, 2))
 
     def nonnegative(self, samples: int = 2048) -> Lights:
         """The nearest of these lights towards even light, per colour, whose radiance and sun are not negative.
@@ -154,7 +163,7 @@ class Lights:
         the mean radiance stays (raised to 0 if it is negative).
         """
         mean = self.sh[:, :1].clamp_min(0.0)
-        rest = sh_basis(sphere_directions(samples, self.sh.device).to(self.sh.dtype))[:, 1:] @ self.sh[:, 1:]
+        rest = sphere_basis(samples, self.sh.device).to(self.sh.dtype)[:, 1:] @ self.sh[:, 1:]
         lowest = rest.amin(dim=1, keepdim=True)
         factor = (Y0 * mean / (-lowest).clamp_min(1e-12)).clamp(max=1.0)
         return replace(self, sh=torch.cat([mean, self.sh[:, 1:] * factor], dim=1), sun_rgb=self.sun_rgb.clamp_min(0.0))

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Protocol
 
 import torch
@@ -129,10 +130,13 @@ def cuda_problem() -> str:
 
 
 def mip_levels(texture_size: tuple[int, int], lod: torch.Tensor) -> int:
-    """How many mip levels a lookup at `lod` can touch: at least 1, no level smaller than 4 texels or odd-sized."""
+    """How many mip levels a lookup at `lod` can touch: at least 1, no level smaller than 4 texels or odd-sized.
+
+    On a GPU all that there are: to look at `lod` would make it wait.
+    """
     levels = 1
     height, width = texture_size
-    deepest = float(lod.max()) if lod.numel() else 0.0
+    deepest = math.inf if lod.is_cuda else float(lod.max()) if lod.numel() else 0.0
     while levels - 1 < deepest and height % 2 == 0 and width % 2 == 0 and min(height, width) > 4:
         height, width, levels = height // 2, width // 2, levels + 1
     return levels

@@ -7,6 +7,7 @@ import importlib.util
 
 import torch
 
+from backend.constants import constant
 from backend.render.launch import Launcher
 from backend.render.raster import mip_levels
 
@@ -58,7 +59,7 @@ class NvdiffrastRasterizer:
         self, pos: torch.Tensor, tri: torch.Tensor, uv: torch.Tensor, rast: torch.Tensor, texture_size: tuple[int, int]
     ) -> torch.Tensor:
         batch, height, width = rast.shape[:3]
-        scale = torch.tensor([0.5 * width, 0.5 * height], device=pos.device)
+        scale = constant((0.5 * width, 0.5 * height), pos)
         corners = (pos[..., :2] / pos[..., 3:].clamp_min(1e-6) * scale)[:, tri.long()]
         pixels = _double_area(corners)
         texels = _double_area(uv[tri.long()]) * texture_size[0] * texture_size[1]

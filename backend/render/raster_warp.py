@@ -22,6 +22,10 @@ from backend.render.raster import mip_levels
 from backend.render.topology import edge_adjacency, incident_faces
 
 
+SILHOUETTE_SHARE = 0.5
+"""Room on a GPU for pairs of pixels across a silhouette, for each pixel of the picture; a head fills 0.05 of it."""
+
+
 class _Topology:
     """Neighbourhood tables of one triangle list, on the rasteriser's device."""
 
@@ -271,8 +275,11 @@ def _fold_mip_chain(launcher: Launcher, grad: torch.Tensor, shape: tuple[int, ..
 
 def _silhouettes(
     raster: WarpRasterizer, rast: torch.Tensor, pos: torch.Tensor, tri: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Pixel pairs across which a silhouette runs: (N, 2) int32 places and codes, (N,) blend weights."""
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Pixel pairs across which a silhouette runs: (N, 2) int32 places and codes, (N,) blend weights, (1,) int32 how many.
+
+    On a GPU the lists are longer than that, and nobody waits to learn by how much.
+    """
     launcher, shape, head = raster.launcher, rast.shape[:3], [_vec4(pos), _vec3i(tri)]
     facing = torch.empty((shape[0], tri.shape[0]), dtype=torch.int8, device=pos.device)
     launcher.over_items(kernels.facing_forward, facing.shape, [*head, pos.shape[1], array(facing, wp.int8)])
@@ -280,7 +287,12 @@ def _silhouettes(
     args = [*head, array(adjacent, wp.int32), array(facing, wp.int8), _vec4(rast), pos.shape[1], *shape[1:]]
     room, found = 4096, [0] * launcher.band_count
     while True:
-        places, weights = raster.pair_lists(max(room, *found))
+        if launcher.is_cpu:
+            places, weights = raster.pair_lists(max(room, *found))
+        else:
+            length = math.ceil(SILHOUETTE_SHARE * math.prod(shape))
+            places = torch.empty((1, length, 2), dtype=torch.int32, device=pos.device)
+            weights = torch.empty((1, length), device=pos.device)
         room = places.shape[1]
         counts = torch.zeros(launcher.band_count, dtype=torch.int32, device=pos.device)
         lists = [room, array(counts, wp.int32), array(places, wp.vec2i), array(weights)]
@@ -291,34 +303,39 @@ def _silhouettes(
             launcher.launch(kernels.antialias_analyse, dim, [*args, band, *lists, start, span])  # noqa: B023
 
         launcher.in_bands(task, tri.shape[0], 3 * shape[0] * tri.shape[0])
+        if not launcher.is_cpu:
+            return places[0], weights[0], counts
         found = counts.tolist()
         if max(found) <= room:
             break
     parts = [(places[band, :count], weights[band, :count]) for band, count in enumerate(found)]
-    return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
+    count = torch.tensor([sum(found)], dtype=torch.int32)
+    return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts]), count
 
 
 class _Antialias(torch.autograd.Function):
     @staticmethod
     def forward(ctx, color, rast, pos, tri, raster):  # type: ignore[no-untyped-def]
         color, pos = color.contiguous(), pos.contiguous()
-        places, weights = _silhouettes(raster, rast.contiguous(), pos, tri)
+        places, weights, count = _silhouettes(raster, rast.contiguous(), pos, tri)
         out = color.clone()
         if len(weights):
-            args = [array(color), array(places, wp.vec2i), array(weights), color.shape[3], color.shape[2], array(out)]
+            args = [array(color), array(places, wp.vec2i), array(weights), array(count, wp.int32)]
+            args += [color.shape[3], color.shape[2], array(out)]
             raster.launcher.launch(kernels.antialias_forward, (len(weights),), args)
-        ctx.save_for_backward(color, pos, tri, places, weights)
+        ctx.save_for_backward(color, pos, tri, places, weights, count)
         ctx.raster = raster
         return out
 
     @staticmethod
     def backward(ctx, grad_out):  # type: ignore[no-untyped-def]
-        color, pos, tri, places, weights = ctx.saved_tensors
+        color, pos, tri, places, weights, count = ctx.saved_tensors
         grad_out = grad_out.contiguous()
         grad_color, grad_pos = grad_out.clone(), torch.zeros_like(pos)
         if len(weights):
             args = [_vec4(pos), _vec3i(tri), array(color), array(grad_out), array(places, wp.vec2i), array(weights)]
-            args += [pos.shape[1], color.shape[3], color.shape[1], color.shape[2], array(grad_color), _vec4(grad_pos)]
+            args += [array(count, wp.int32), pos.shape[1], *color.shape[3:], *color.shape[1:3]]
+            args += [array(grad_color), _vec4(grad_pos)]
             ctx.raster.launcher.launch(kernels.antialias_backward, (len(weights),), args)
         return grad_color, None, grad_pos, None, None
 

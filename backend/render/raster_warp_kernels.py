@@ -1057,12 +1057,15 @@ def antialias_forward(
     color: wp.array(dtype=float),
     places: wp.array(dtype=wp.vec2i),
     weights: wp.array(dtype=float),
+    count: wp.array(dtype=int),
     channels: int,
     width: int,
     out: wp.array(dtype=float),
 ):
-    """Blend the listed pairs; `out` holds the colours before; launch over the pairs."""
+    """Blend the `count` listed pairs; `out` holds the colours before; launch over the list, or over more."""
     i = wp.tid()
+    if i >= count[0]:
+        return
     pixel = places[i][0] // 2
     other = pixel + wp.where(places[i][0] % 2 == 0, 1, width)
     target = wp.where(weights[i] > 0.0, pixel, other)
@@ -1087,6 +1090,7 @@ def antialias_backward(
     grad_out: wp.array(dtype=float),
     places: wp.array(dtype=wp.vec2i),
     weights: wp.array(dtype=float),
+    count: wp.array(dtype=int),
     vertex_count: int,
     channels: int,
     height: int,
@@ -1094,11 +1098,13 @@ def antialias_backward(
     grad_color: wp.array(dtype=float),
     grad_pos: wp.array(dtype=wp.vec4),
 ):
-    """Gradients to the pairs' colours and to the two ends of the silhouette edge; launch over the pairs.
+    """Gradients to the pairs' colours and to the two ends of the silhouette edge; launch over the list, or over more.
 
     `grad_color` holds `grad_out` before; `grad_pos` is added to.
     """
     i = wp.tid()
+    if i >= count[0]:
+        return
     pixel = places[i][0] // 2
     axis = places[i][0] % 2
     other = pixel + wp.where(axis == 0, 1, width)

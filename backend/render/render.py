@@ -9,6 +9,7 @@ from functools import cached_property
 
 import torch
 
+from backend.constants import constant
 from backend.render.camera import Camera
 from backend.render.color import clip_keeping_gradient, linear_to_srgb, srgb_to_linear
 from backend.render.lights import Lights
@@ -139,7 +140,7 @@ def render(
     """
     batch = verts.shape[0]
     # The rasteriser's row 0 is its bottom row: with y flipped its images come out with row 0 at the top.
-    pos = camera.clip(verts) * verts.new_tensor([1.0, -1.0, 1.0, 1.0])
+    pos = camera.clip(verts) * constant((1.0, -1.0, 1.0, 1.0), verts)
     rast = raster.rasterize(pos, tri, camera.size)
     attributes = [
         raster.vertex_normals(verts, tri),

@@ -13,6 +13,7 @@ import sys
 import torch
 import warp as wp
 
+from backend.constants import constant
 from backend.render.launch import CPU_FLAGS, Launcher, array, bands, total
 from backend.render.lights import COSINE_LOBE, Y0, Y1, Y2, Y20
 
@@ -253,7 +254,7 @@ def shade(
         (B, H, W, 5): sRGB-encoded rgb (not clipped), coverage 0 or 1, skin 0 or 1; zeros outside.
     """
     launcher.load(sys.modules[__name__])
-    lobe = torch.tensor(COSINE_LOBE, device=sh.device)[:, None] / math.pi
+    lobe = constant(COSINE_LOBE, sh)[:, None] / math.pi
     return _Shade.apply(rast.detach(), surface, texel, is_skin, sh * lobe, sun_direction, sun_rgb / math.pi, launcher)
 
 

@@ -6,14 +6,15 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
-from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from backend.fit.appearance import initial_appearance
 from backend.fit.config import PRESETS
-from backend.fit.fit import Energy, FitTrace, run_stage
+from backend.fit.descent import Descent
+from backend.fit.energy import Energy
+from backend.fit.parameters import FitParameters
 from backend.fit.views import prepare_view
 from backend.options import Options
 from backend.photo import load_photo
@@ -22,11 +23,17 @@ from backend.pipeline import Models, align_views, choose_device
 
 def seconds(work: Callable[[], object], repeats: int) -> float:
     """Median seconds of one call after a warm-up."""
+    def wait() -> None:
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+
     work()
     times = []
     for _ in range(repeats):
+        wait()
         start = time.perf_counter()
         work()
+        wait()
         times.append(time.perf_counter() - start)
     return sorted(times)[len(times) // 2]
 
@@ -56,10 +63,13 @@ def main() -> int:
                               models.landmarks(options, device))
     view, _ = prepare_view(load_photo(args.photo), models.detector(), mesh, None)
     config = PRESETS[args.preset]
-    stage = replace(config.stages[-1], iterations=1)
-    energy = Energy(person, [view], identity, mesh, stage, torch.Generator().manual_seed(0), device)
-    params = initial_appearance(energy, align_views(person, [view], config))
-    whole = seconds(lambda: run_stage(energy, params, FitTrace(), 0, 1, None, None), args.repeats)
+    stage = config.stages[-1]
+    energy = Energy.of_person(person, [view], identity, mesh, stage, device)
+    params = initial_appearance(energy, FitParameters.together([align_views(person, [view], config)]))
+    descent = Descent(energy, params, [torch.Generator().manual_seed(0)], [1.0] * (args.repeats + 5))
+    for _ in range(4):  # on a GPU the fourth is recorded
+        descent.advance()
+    whole = seconds(descent.advance, args.repeats)
     size = stage.texture_size
     parts = {
         f"generator at {size} texels": there_and_back(lambda z: person.generator(z, size), (1, 512), device),

@@ -222,17 +222,17 @@ def taking_turns(tasks: dict[str, Callable[[], object]], repeats: int) -> dict[s
     return least
 
 
-def make_scene(raster: object, size: int, rings: int, batch: int) -> dict:
+def make_scene(raster: object, size: int, rings: int, batch: int, device: str = "cpu") -> dict:
     """A sphere seen by `batch` cameras, with random attributes and gradients."""
-    verts, uv, tri = sphere(rings)
+    verts, uv, tri = (t.to(device) for t in sphere(rings))
     eyes = torch.tensor([[0.0, 0.05, 0.6], [0.2, 0.1, 0.5]])[:batch]
-    camera = Camera.look_at(eyes, torch.zeros(1, 3), 0.42, (size, size))
+    camera = Camera.look_at(eyes, torch.zeros(1, 3), 0.42, (size, size)).to(device)
     pos = camera.clip(verts[None])
     generator = torch.Generator().manual_seed(0)
     return {"size": size, "verts": verts, "uv": uv, "tri": tri, "camera": camera, "pos": pos,
             "rast": raster.rasterize(pos, tri, (size, size)),
-            "attr": torch.rand(batch, len(verts), CHANNELS, generator=generator),
-            "grad": torch.rand(batch, size, size, CHANNELS, generator=generator)}  # fmt: skip
+            "attr": torch.rand(batch, len(verts), CHANNELS, generator=generator).to(device),
+            "grad": torch.rand(batch, size, size, CHANNELS, generator=generator).to(device)}  # fmt: skip
 
 
 def sweep(raster: object, threads: int, repeats: int, file: str | None) -> None:
