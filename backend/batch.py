@@ -46,6 +46,17 @@ class Reconstruct(Protocol):
     ) -> Bundle: ...
 
 
+class ReconstructTogether(Protocol):
+    """`backend.pipeline.reconstruct_together` with its `models` argument bound."""
+
+    def __call__(
+        self,
+        people: Sequence[tuple[list[str | Path | bytes], Options]],
+        progress: Report | None = None,
+        cancel: Callable[[], bool] | None = None,
+    ) -> Sequence[Bundle | Exception]: ...
+
+
 @dataclass
 class Row:
     """One person of a batch, as in the table."""
@@ -89,25 +100,37 @@ def run_batch(
     reconstruct: Reconstruct,
     progress: Report | None = None,
     cancel: Callable[[], bool] | None = None,
+    several: ReconstructTogether | None = None,
+    together: int = 1,
 ) -> list[Row]:
     """Reconstructs every person of `find_people(inputs)` into a folder of its name under `options.out`.
 
     A person whose folder holds a whole bundle of the same photos and options is skipped. Before and after each person
     the table is written to `batch.json` and `batch.csv`, so that whoever reads it sees how far the batch is. `progress`
-    gets the stages with "name (2/10): " before them.
+    gets the stages with "name (2/10): " before them. `several` fits `together` people at once, one by one without it.
 
     Raises GanfitError for what concerns the batch as a whole: no_photo, photo_missing, bad_option, output_not_writable.
     """
     rows = find_people(inputs)
     out = batch_folder(options)
-    for number, row in enumerate(rows, 1):
+    if several is not None and together < 1:
+        raise GanfitError("bad_option", f"{together} people cannot be fitted together; at least 1 can.")
+    size = together if several is not None else 1
+    for first in range(0, len(rows), size):
+        group = rows[first : first + size]
         if cancel and cancel():
-            row.state = CANCELLED
+            for row in group:
+                row.state = CANCELLED
             continue
-        row.state = RUNNING
+        for row in group:
+            row.state = RUNNING
         write_table(out, rows)
-        person = options.replace(out=str(out / row.name))
-        run_one(row, person, reconstruct, _labelled(progress, f"{row.name} ({number}/{len(rows)})"), cancel)
+        people = [options.replace(out=str(out / row.name)) for row in group]
+        label = f"{group[0].name} ({first + 1}/{len(rows)})"
+        if several is None or size == 1:
+            run_one(group[0], people[0], reconstruct, _labelled(progress, label), cancel)
+        else:
+            run_together(group, people, several, _labelled(progress, label), cancel)
     write_table(out, rows)
     return rows
 
@@ -147,20 +170,66 @@ def run_one(
     """One person: fills the row, whatever happens."""
     start = time.perf_counter()
     try:
-        assert options.out is not None
-        check_output(options.out)
-        bundle = _already_there(row.photos, options)
-        row.state = SKIPPED if bundle else DONE
-        if bundle is None:
-            bundle = reconstruct(list(row.photos), options, progress=progress, cancel=cancel)
-        row.bundle, row.warnings = str(bundle.path), list(bundle.result.get("warnings", []))
-        row.figures = _figures(bundle)
+        if not _skip(row, options):
+            _done(row, reconstruct(list(row.photos), options, progress=progress, cancel=cancel))
     except Exception as error:  # one bad photo never stops the rest
-        known = as_ganfit_error(error)
-        if known.code == "internal":
-            traceback.print_exc(file=sys.stderr)
-        row.state, row.error = (CANCELLED if known.code == "cancelled" else FAILED), known.to_dict()
+        _failed(row, error)
     row.seconds = round(time.perf_counter() - start, 3)
+
+
+def run_together(
+    rows: Sequence[Row],
+    people: Sequence[Options],
+    several: ReconstructTogether,
+    progress: Report | None,
+    cancel: Callable[[], bool] | None,
+) -> None:
+    """Several people in one batch: fills their rows, whatever happens; each gets its share of the seconds."""
+    start, waiting = time.perf_counter(), []
+    for row, options in zip(rows, people, strict=True):
+        try:
+            if not _skip(row, options):
+                waiting.append((row, options))
+        except Exception as error:
+            _failed(row, error)
+    try:
+        asked = [(list[str | Path | bytes](row.photos), options) for row, options in waiting]
+        found = several(asked, progress=progress, cancel=cancel) if asked else []
+        for (row, _), outcome in zip(waiting, found, strict=True):
+            if isinstance(outcome, Exception):
+                _failed(row, outcome)
+            else:
+                _done(row, outcome)
+    except Exception as error:
+        for row, _ in waiting:
+            if row.state == RUNNING:
+                _failed(row, error)
+    for row, _ in waiting:
+        row.seconds = round((time.perf_counter() - start) / len(waiting), 3)
+
+
+def _skip(row: Row, options: Options) -> bool:
+    """Whether the row's result is there already; then the row says so. Raises GanfitError: output_not_writable."""
+    assert options.out is not None
+    check_output(options.out)
+    bundle = _already_there(row.photos, options)
+    if bundle is None:
+        return False
+    _done(row, bundle)
+    row.state = SKIPPED
+    return True
+
+
+def _done(row: Row, bundle: Bundle) -> None:
+    row.state, row.bundle, row.warnings = DONE, str(bundle.path), list(bundle.result.get("warnings", []))
+    row.figures = _figures(bundle)
+
+
+def _failed(row: Row, error: Exception) -> None:
+    known = as_ganfit_error(error)
+    if known.code == "internal":
+        traceback.print_exception(error, file=sys.stderr)
+    row.state, row.error = (CANCELLED if known.code == "cancelled" else FAILED), known.to_dict()
 
 
 def _figures(bundle: Bundle) -> dict[str, float]:

@@ -9,9 +9,10 @@ from typing import Any
 import torch
 
 
-def constant(values: Any, like: torch.Tensor) -> torch.Tensor:
-    """Numbers, or nested tuples of them, as a tensor of the type and on the device of `like`; not to be changed."""
-    return _constant(values, like.dtype, like.device)
+def constant(values: Any, like: torch.Tensor, dtype: torch.dtype | None = None) -> torch.Tensor:
+    """Numbers, or nested tuples of them, as a tensor of the type (or `dtype`) and on the device of `like`; not to be
+    changed."""
+    return _constant(values, dtype or like.dtype, like.device)
 
 
 @lru_cache(maxsize=512)

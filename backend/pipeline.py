@@ -206,6 +206,8 @@ def reconstruct_together(people: Sequence[tuple[list[str | Path | bytes], Option
         timeline = Timeline(progress, Path(folder))
         ready: dict[int, Ready] = {}
         for number, (photos, options) in enumerate(people):
+            if cancel is not None and cancel():
+                raise GanfitError("cancelled", "The reconstruction was cancelled.")
             try:
                 ready[number] = prepare(photos, options, models, timeline)
             except Exception as error:  # one bad photo never stops the rest
@@ -221,6 +223,15 @@ def reconstruct_together(people: Sequence[tuple[list[str | Path | bytes], Option
             except Exception as error:
                 found[number] = error
     return [found[number] for number in range(len(people))]
+
+
+TOGETHER_ON_GPU = 16
+"""People of a folder that a GPU fits at once."""
+
+
+def people_at_once(options: Options) -> int:
+    """How many people a batch fits together by itself: 1 on a CPU, whose cores one fit keeps busy."""
+    return 1 if choose_device(options.device).type == "cpu" else TOGETHER_ON_GPU
 
 
 def fit_config(options: Options) -> FitConfig:

@@ -300,8 +300,11 @@ class Worker:
             from .batch import CANCELLED, TABLE_JSON, count_states, run_batch
 
             callbacks = self._callbacks(job)
-            one = partial(pipeline.reconstruct, models=callbacks.pop("models"))
-            rows = run_batch(inputs, options, one, **callbacks)
+            models = callbacks.pop("models")
+            one = partial(pipeline.reconstruct, models=models)
+            several = partial(pipeline.reconstruct_together, models=models)
+            together = pipeline.people_at_once(options)
+            rows = run_batch(inputs, options, one, **callbacks, several=several, together=together)
             counts = count_states(rows)
             outcome: dict[str, Any] = {"table": str(Path(options.out or "") / TABLE_JSON), "counts": counts}
             if counts.get(CANCELLED):

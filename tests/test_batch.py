@@ -6,6 +6,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -57,6 +58,47 @@ def folder(tmp_path: Path) -> Path:
 
 def states(rows: list[Row]) -> dict[str, str]:
     return {row.name: row.state for row in rows}
+
+
+class FitTogether:
+    """Stands in for `reconstruct_together`: `Fit` for each of several people."""
+
+    def __init__(self) -> None:
+        self.groups: list[list[str]] = []
+        self.one = Fit()
+
+    def __call__(self, people, progress=None, cancel=None) -> list[Bundle | Exception]:
+        self.groups.append([Path(options.out).name for _, options in people])
+        found: list[Bundle | Exception] = []
+        for photos, options in people:
+            try:
+                found.append(self.one(photos, options, progress, cancel))
+            except Exception as error:
+                found.append(error)
+        return found
+
+
+def test_people_are_fitted_together_in_groups(folder: Path, tmp_path: Path) -> None:
+    """Three at once: the same rows as one by one; who is there already is left out of the groups; a crash of all of a
+    group is said in each of its rows."""
+    out, several = tmp_path / "out", FitTogether()
+    rows = run_batch([folder], Options(out=str(out)), Fit(), several=several, together=3)
+    assert several.groups == [["anna", "blank", "carol"], ["crash"]]
+    assert states(rows) == states(run_batch([folder], Options(out=str(tmp_path / "single")), Fit()))
+    assert all(row.bundle for row in rows if row.state == "done")
+    shutil.rmtree(out / "carol")
+    again = FitTogether()
+    assert states(run_batch([folder], Options(out=str(out)), Fit(), several=again, together=4))["anna"] == "skipped"
+    assert again.groups == [["blank", "carol", "crash"]]
+
+    def broken(people, progress=None, cancel=None):
+        raise MemoryError("out of memory")
+
+    rows = run_batch([folder], Options(out=str(tmp_path / "broken")), Fit(), several=broken, together=4)
+    assert {row.state for row in rows} == {"failed"}
+    with pytest.raises(GanfitError) as caught:
+        run_batch([folder], Options(out=str(out)), Fit(), several=FitTogether(), together=0)
+    assert caught.value.code == "bad_option"
 
 
 def test_who_is_in_a_folder(folder: Path) -> None:

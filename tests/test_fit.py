@@ -14,12 +14,15 @@ from PIL import Image
 from backend.errors import GanfitError
 from backend.fit.align import LandmarkModel, align, initial_parameters, weak_perspective
 from backend.fit.appearance import surface_colour
-from backend.fit.fit import FitJob, note
+from backend.fit.config import PRESETS
+from backend.fit.fit import FitJob, fit, fit_together, note
 from backend.fit.losses import as_grey
-from backend.fit.parameters import ViewFrame, camera_of
+from backend.fit.parameters import CropFrames, FitParameters, ViewFrame, camera_of
 from backend.fit.skin import log_colour
+from backend.fit.views import prepare_view
 from backend.options import Options
-from backend.pipeline import Models, reconstruct
+from backend.photo import load_photo
+from backend.pipeline import Models, align_views, reconstruct
 from backend.render.camera import Camera
 from backend.render.color import linear_to_srgb, srgb_to_linear
 
@@ -95,6 +98,63 @@ def test_a_term_that_is_not_a_number_is_named() -> None:
     assert other.error is not None and "gradient" in str(other.error)
     note(third, {"pixel": [0.1]}, [True], 7)
     assert third.error is None and third.trace.losses == {"pixel": [0.1]}
+
+
+def test_crop_cameras_are_the_photos_cameras_cropped() -> None:
+    """Two photos, one with a known focal length: `CropFrames.cameras` sees points where `camera_of` and `crop` do."""
+    frames = [ViewFrame((480, 640), (310.0, 220.0), 60.0), ViewFrame((900, 700), (330.0, 400.0), 80.0, focal=1500.0)]
+    boxes = [(120.5, -30.0, 400.0), (40.0, 90.0, 610.0)]
+    rng = torch.Generator().manual_seed(5)
+    params = FitParameters(**{**blank_parameters(2).tensors(), "rotation": 0.3 * torch.randn(2, 3, generator=rng),
+                              "centre": 0.2 * torch.randn(2, 2, generator=rng),
+                              "log_scale": torch.tensor([[2.4], [2.5]]), "log_distance": torch.tensor([[-0.3], [0.9]])})
+    points = 0.1 * torch.randn(1, 9, 3, generator=rng)
+    found = CropFrames.of(frames, boxes, 192, torch.device("cpu")).cameras(params).project(points)
+    for i, (x0, y0, side) in enumerate(boxes):
+        wanted = camera_of(params, frames, i).crop(x0, y0, 192 / side, (192, 192)).project(points)[0]
+        torch.testing.assert_close(found[i], wanted, rtol=1e-4, atol=1e-2)
+
+
+def blank_parameters(views: int) -> FitParameters:
+    """Zeros for so many photos of one person."""
+    def zero(*shape: int) -> torch.Tensor:
+        return torch.zeros(shape)
+
+    return FitParameters(zero(4), zero(views, 52), zero(512), zero(8, 3), zero(views, 3), zero(views, 2),
+                         zero(views, 1), zero(views, 1), zero(views, 9, 3), zero(views, 3), zero(views, 3))
+
+
+def test_people_fitted_together_are_fitted_as_if_alone(models: Models, astronaut: Path) -> None:
+    """A grey photo and two photos of another person: in one batch the same losses and parameters as one by one; of a
+    third, whose numbers break down, the job says so and the others do not notice."""
+    picture, device = Image.open(astronaut).convert("RGB"), torch.device("cpu")
+    person = models.person(QUICK, device)
+    mesh, identity = models.landmarks(QUICK, device), models.identity(QUICK, device)
+    photos = [[picture.convert("L")], [picture, picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)]]
+
+    def job(images: list[Image.Image]) -> FitJob:
+        views = []
+        for image in images:
+            stream = io.BytesIO()
+            image.save(stream, "PNG")
+            views.append(prepare_view(load_photo(stream.getvalue()), models.detector(), mesh, None)[0])
+        return FitJob(views, align_views(person, views, config))
+
+    config = PRESETS["draft"].with_iterations(3)
+    alone, together = [job(p) for p in photos], [job(p) for p in photos]
+    for one in alone:
+        fit(person, one, identity, mesh, config)
+    broken = job(photos[0])
+    broken.params.expression[0, 3] = float("nan")
+    fit_together(person, [together[0], broken, together[1]], identity, mesh, config)
+    assert broken.error is not None and broken.error.code == "fit_diverged"
+    for one, other in zip(alone, together, strict=True):
+        assert other.error is None
+        for name, values in one.trace.losses.items():
+            assert other.trace.losses[name] == pytest.approx(values, rel=2e-3, abs=1e-6), name
+        for name, tensor in one.params.tensors().items():
+            torch.testing.assert_close(other.params.tensors()[name], tensor, rtol=0, atol=0.02, msg=name)
+    assert "tint" in together[0].trace.losses and together[1].trace.losses["tint"] == [0, 0, 0]
 
 
 def test_two_photos_share_shape_and_texture(models: Models, astronaut: Path) -> None:

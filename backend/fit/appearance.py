@@ -94,8 +94,8 @@ class Start:
         return sh
 
     def palette(self) -> Tensor:
-        """(1, N, 3) the palette with the colours of irises and teeth that the photos show at the brightness that they have
-        there.
+        """(1, N, 3) the palette with the colours of irises and teeth that the photos show at the brightness that they
+        have there.
 
         The light's tint is not taken off: at this point it is less certain than the iris's colour.
         """

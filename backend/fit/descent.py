@@ -111,7 +111,7 @@ class Descent:
         for name, value in self.params.tensors().items():
             if value.grad is not None:
                 by_row = value.grad.flatten(1).sum(1)
-                total += by_row if name in PERSONAL else self.energy.shows @ by_row
+                total += by_row if name in PERSONAL else self.energy.over_views(by_row)
         return total
 
     def history(self, first: int, last: int) -> list[dict[str, list[float]]]:

@@ -108,9 +108,7 @@ class Energy:
         self.device = device
         counts = torch.tensor([len(v) for v in self.views])
         owner = torch.repeat_interleave(torch.arange(len(counts)), counts)
-        self.shows = (owner[None] == torch.arange(len(counts))[:, None]).float().to(device)
-        self.mean_over_views = self.shows / counts[:, None].to(device)
-        self.owner = owner.to(device)
+        self.owner, self.view_counts = owner.to(device), counts.to(device)
         self.first_grey = target.grey[(counts.cumsum(0) - counts).to(device)]
         self.any_grey, self.any_tint = bool(target.grey.any()), bool(target.has_tint.any())
         self.shaded = torch.tensor([name in SHADED for name in self.person.head.palette_names], device=device)
@@ -165,8 +163,12 @@ class Energy:
 
     def of_views(self, personal: Tensor) -> Tensor:
         """What belongs to people (P, ...) as it belongs to their views (V, ...), or (1, ...) where one has all."""
-        people, views = self.shows.shape
+        people, views = len(self.views), len(self.owner)
         return personal if people in (1, views) else personal[self.owner]
+
+    def over_views(self, values: Tensor) -> Tensor:
+        """(P,) means over each person's views of values (V,)."""
+        return losses.sum_by_person(values, self.owner, len(self.views)) / self.view_counts
 
     def draw(self, rng: torch.Generator, count: int) -> Conditions:
         """Random second views of one person for `count` iterations, on the CPU."""
@@ -190,7 +192,6 @@ class Energy:
         params: of P people together. conditions: (P, ...) of the second views.
         """
         weights, person, target, clock = self.stage.weights, self.person, self.target, clock or Clock()
-        over_views = self.mean_over_views
         with clock("render"):
             out, texture = self.look(params)
             rgb = as_grey(out.rgb, target.grey) if self.any_grey else out.rgb
@@ -203,15 +204,16 @@ class Energy:
         terms: dict[str, Tensor] = {}
         pictures = composed.permute(0, 3, 1, 2)
         if weights.pixel:
-            terms["pixel"] = losses.pixel_distance(target.photo, rgb, mask, shows=self.shows)
+            terms["pixel"] = losses.pixel_distance(target.photo, rgb, mask, owner=self.owner,
+                                                      people=len(self.views))
         if weights.landmark:
             with clock("landmark network"):
                 crops = differentiable_crop(pictures, target.mesh_transform, self.mesh.crop_size, self.mesh_sampling)
                 points, _ = self.mesh(crops)
-                terms["landmark"] = over_views @ losses.landmark_distance(
-                    points[..., :2], target.photo_points[..., :2], target.net_unit)
+                distance = losses.landmark_distance(points[..., :2], target.photo_points[..., :2], target.net_unit)
+                terms["landmark"] = self.over_views(distance)
         if weights.landmark_mesh:
-            terms["landmark_mesh"] = over_views @ self.mesh_landmarks(params)
+            terms["landmark_mesh"] = self.over_views(self.mesh_landmarks(params))
         if weights.tint and self.any_tint:
             terms["tint"] = target.has_tint * losses.gaussian_prior(losses.tint(texture) - target.usual_tint)
         if self.pins:
@@ -235,14 +237,14 @@ class Energy:
         with clock("identity network"):
             embedding, layers = self.identity(torch.cat(chips))
         views = len(target.photo)
-        over_views = self.mean_over_views
         if weights.identity or weights.content:
             likeness = self.identity.similarity(embedding[:views], target.photo_embedding)
-            terms["identity"] = 1 - over_views @ likeness
-            terms["content"] = over_views @ losses.content_distance(target.photo_layers, [a[:views] for a in layers])
+            terms["identity"] = 1 - self.over_views(likeness)
+            terms["content"] = self.over_views(losses.content_distance(target.photo_layers,
+                                                                      [a[:views] for a in layers]))
         if weights.identity_random:
-            likeness = self.identity.similarity(self.of_views(embedding[-len(over_views):]), target.photo_embedding)
-            terms["identity_random"] = 1 - over_views @ likeness
+            likeness = self.identity.similarity(self.of_views(embedding[-len(self.views):]), target.photo_embedding)
+            terms["identity_random"] = 1 - self.over_views(likeness)
 
     def random_chips(self, params: FitParameters, texture: Tensor, conditions: Conditions) -> Tensor:
         """The same people under an expression, camera and light drawn at random (Eq. 4): chips (P, 3, size, size)."""
@@ -280,13 +282,13 @@ class Energy:
 
     def priors(self, params: FitParameters) -> dict[str, Tensor]:
         """The regularisers of Eq. 9, (P,) each."""
-        over_views, target = self.mean_over_views, self.target
+        over_views, target = self.over_views, self.target
         return {"shape": losses.gaussian_prior(params.identity),
-                "expression": over_views @ losses.gaussian_prior(params.expression * target.stiffness.sqrt()),
+                "expression": over_views(losses.gaussian_prior(params.expression * target.stiffness.sqrt())),
                 "latent": losses.gaussian_prior(params.latent),
-                "light": over_views @ losses.light_prior(params.sh, params.sun_rgb),
+                "light": over_views(losses.light_prior(params.sh, params.sun_rgb)),
                 "palette": losses.palette_prior(params.palette - target.usual_palette, self.shaded),
-                "radiance": over_views @ params.lights().nonnegative_radiance_penalty(),
-                "camera": over_views @ losses.distance_prior(params.log_distance, *DISTANCE_PRIOR)}
+                "radiance": over_views(params.lights().nonnegative_radiance_penalty()),
+                "camera": over_views(losses.distance_prior(params.log_distance, *DISTANCE_PRIOR))}
 
 

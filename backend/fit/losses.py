@@ -50,17 +50,28 @@ def robust_weights(difference: Tensor, scale: float = 0.2) -> Tensor:
 
 
 def pixel_distance(photo: Tensor, render: Tensor, mask: Tensor, robust: bool = True,
-                   shows: Tensor | None = None) -> Tensor:
+                   owner: Tensor | None = None, people: int = 1) -> Tensor:
     """`L_pix` (Eq. 6): (P,) weighted mean absolute difference of encoded colours over all pictures of a person.
 
-    photo, render: (B, H, W, 3) in [0, 1]; mask: (B, H, W, 1) in [0, 1], constant. An empty mask gives 0. shows: (P, B)
-    1 where a picture shows the person, None where all show one.
+    photo, render: (B, H, W, 3) in [0, 1]; mask: (B, H, W, 1) in [0, 1], constant. An empty mask gives 0. owner: (B,)
+    number of the person that a picture shows, None where all show one.
     """
     difference = photo - render
     weights = mask * robust_weights(difference) if robust else mask
     total, area = (weights * difference.abs()).sum((1, 2, 3)), 3 * mask.sum((1, 2, 3))
-    shows = torch.ones_like(area)[None] if shows is None else shows
-    return (shows @ total) / (shows @ area).clamp(min=1)
+    return sum_by_person(total, owner, people) / sum_by_person(area, owner, people).clamp(min=1)
+
+
+def sum_by_person(values: Tensor, owner: Tensor | None, people: int) -> Tensor:
+    """(P,) sums of values (B,) of pictures over those of each person, `owner` (B,); None: all are of one.
+
+    Not by a product with zeros and ones, which would hand one person's NaN to the others.
+    """
+    if owner is None or people == 1:
+        return values.sum()[None]
+    if people == len(values):
+        return values
+    return values.new_zeros(people).index_add(0, owner, values)
 
 
 def landmark_distance(a: Tensor, b: Tensor, unit: Tensor, weights: Tensor | None = None) -> Tensor:
@@ -95,7 +106,7 @@ def palette_prior(step: Tensor, shaded: Tensor) -> Tensor:
     and lips shade eyeballs and teeth by an amount that the light model does not know.
     """
     grey = step.mean(-1, keepdim=True)
-    share = torch.where(shaded, SHADE, 1.0)[:, None]
+    share = 1 - (1 - SHADE) * shaded.to(step.dtype)[:, None]
     return ((step - grey).square() + share * grey.square()).mean((1, 2)) / 0.1**2
 
 

@@ -23,11 +23,11 @@ def metric_scale(person: Person, params: FitParameters, views: list[View]) -> tu
     """
     with torch.no_grad():
         cage, _ = person.geometry(params)
-        centres = torch.einsum("nv,bvc->bnc", person.iris_rows(), cage)
+        centres = torch.einsum("nv,bvc->bnc", person.iris_rows(), cage).cpu()
     ipd = float((centres[:, 0] - centres[:, 1]).norm(dim=-1).mean())
     sizes = []
     for i, view in enumerate(views):
-        camera = camera_of(params, [v.frame for v in views], i)
+        camera = camera_of(params, [v.frame for v in views], i).detach().to("cpu")
         focal = float(camera.focal)
         pixels = camera.project(centres[i:i + 1])[0]
         depth = -camera.view(centres[i:i + 1])[0, :, 2]

@@ -73,8 +73,8 @@ def apply_transform(transform: Tensor, points: Tensor) -> Tensor:
 class Sampling:
     """How `differentiable_crop` keeps detail from turning into noise.
 
-    level: the image is first averaged over blocks of 2^level pixels a side. samples: a crop pixel is the mean of so many
-    bilinear samples a side.
+    level: the image is first averaged over blocks of 2^level pixels a side. samples: a crop pixel is the mean of so
+    many bilinear samples a side.
     """
 
     level: int = 0

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from backend import assets
+from backend.constants import constant
 from backend.networks.crop import apply_transform, crop_photo, square_transform
 from backend.networks.detector import Detection
 from backend.networks.tflite_graph import TfliteGraph
@@ -131,7 +132,7 @@ def crop_params(points: Tensor, margin: float = MARGIN, size: int = SIZE) -> Ten
 
 def points5(points: Tensor) -> Tensor:
     """dlib's five alignment points (B, 5, 2) out of the 468 (B, 468, 2)."""
-    return points[:, list(map(list, POINTS5))].mean(2)
+    return points[:, constant(POINTS5, points, torch.long)].mean(2)
 
 
 def _transform_of_eye(corners: Tensor, mirrored: bool) -> Tensor:

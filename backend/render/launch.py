@@ -144,16 +144,24 @@ class Launcher:
         self.side_by_side([partial(task, *part) for part in parts], steps)
 
     def over_pixels(
-        self, kernel: wp.Kernel, shape: tuple[int, ...], before: list[Any], after: list[Any], steps: int = 1
+        self,
+        kernel: wp.Kernel,
+        shape: tuple[int, ...],
+        before: list[Any],
+        after: list[Any],
+        steps: int = 1,
+        run: int = 1,
     ) -> None:
         """Launch a pixel kernel, of so many `steps` a pixel, over (B, H, W, ...) with before, H, W, y0, span, after.
 
-        A list among the arguments after holds one array per band; without any, every pixel is written on its own.
+        A list among the arguments after holds one array per band; without any, every pixel is written on its own. On a
+        GPU a thread takes a `run` of pixels: more than one where they add to the same few numbers.
         """
         has_bands = any(isinstance(a, list) for a in after)
 
         def task(band: int, y0: int, y1: int) -> None:
-            self.over_rows(kernel, shape, y0, y1, before, [a[band] if isinstance(a, list) else a for a in after])
+            own = [a[band] if isinstance(a, list) else a for a in after]
+            self.over_rows(kernel, shape, y0, y1, before, own, run)
 
         self.in_bands(task, shape[1], steps * math.prod(shape[:3]), has_bands)
 
@@ -162,12 +170,19 @@ class Launcher:
         self.over_rows(kernel, shape, 0, shape[1], before, after)
 
     def over_rows(
-        self, kernel: wp.Kernel, shape: tuple[int, ...], y0: int, y1: int, before: list[Any], after: list[Any]
+        self,
+        kernel: wp.Kernel,
+        shape: tuple[int, ...],
+        y0: int,
+        y1: int,
+        before: list[Any],
+        after: list[Any],
+        run: int = 1,
     ) -> None:
         """The part of `over_pixels` in the rows y0..y1, in this thread."""
         batch, height, width = shape[:3]
-        span = width if self.is_cpu else 1
-        self.launch(kernel, (batch, y1 - y0, width // span), [*before, height, width, y0, span, *after])
+        span = width if self.is_cpu else run
+        self.launch(kernel, (batch, y1 - y0, -(-width // span)), [*before, height, width, y0, span, *after])
 
     def over_items(self, kernel: wp.Kernel, dim: tuple[int, int], args: list[Any], steps: int = 1) -> None:
         """Launch a kernel, of so many `steps` an index, over (outer, count); its last argument is its band's start."""

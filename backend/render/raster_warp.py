@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -20,7 +21,6 @@ from backend.render import raster_warp_kernels as kernels
 from backend.render.launch import Launcher, array, bands, total
 from backend.render.raster import mip_levels
 from backend.render.topology import edge_adjacency, incident_faces
-
 
 SILHOUETTE_SHARE = 0.5
 """Room on a GPU for pairs of pixels across a silhouette, for each pixel of the picture; a head fills 0.05 of it."""
@@ -251,6 +251,12 @@ def _level_views(chain: torch.Tensor, shape: tuple[int, ...], levels: int) -> li
     return views
 
 
+def _squares(level: torch.Tensor) -> torch.Tensor:
+    """A level (B, H, W, C) of a chain as (B, H/2, 2, W/2, 2, C)."""
+    batch, height, width, channels = level.shape
+    return level.view(batch, height // 2, 2, width // 2, 2, channels)
+
+
 def _mip_chain(launcher: Launcher, tex: torch.Tensor, levels: int) -> torch.Tensor:
     """The first `levels` mip levels of (B, H, W, C), any strides, one after another: (B, texels of all levels * C)."""
     batch, height, width, channels = tex.shape
@@ -258,6 +264,10 @@ def _mip_chain(launcher: Launcher, tex: torch.Tensor, levels: int) -> torch.Tens
     chain = torch.empty((batch, step), device=tex.device)
     views = _level_views(chain, tex.shape, levels)
     views[0].copy_(tex)
+    if not launcher.is_cpu:
+        for view, below in pairwise(views):
+            torch.mean(_squares(view), (2, 4), out=below)
+        return chain
     for view in views[:-1]:
         args = [array(chain), step, view.storage_offset(), view.shape[1], view.shape[2], channels]
         launcher.over_items(kernels.mip_down, (batch, view.shape[1] // 2), args, view.shape[2])
@@ -267,6 +277,10 @@ def _mip_chain(launcher: Launcher, tex: torch.Tensor, levels: int) -> torch.Tens
 def _fold_mip_chain(launcher: Launcher, grad: torch.Tensor, shape: tuple[int, ...], levels: int) -> torch.Tensor:
     """Gradient of `_mip_chain` to the texture: a quarter of each texel goes to its four children; changes `grad`."""
     views = _level_views(grad, shape, levels)
+    if not launcher.is_cpu:
+        for view, below in reversed(list(pairwise(views))):
+            _squares(view).add_(below[:, :, None, :, None], alpha=0.25)
+        return views[0]
     for view in reversed(views[:-1]):
         args = [array(grad), grad.shape[1], view.storage_offset(), view.shape[1], view.shape[2], shape[3]]
         launcher.over_items(kernels.mip_up, (shape[0], view.shape[1] // 2), args, view.shape[2])
@@ -276,7 +290,7 @@ def _fold_mip_chain(launcher: Launcher, grad: torch.Tensor, shape: tuple[int, ..
 def _silhouettes(
     raster: WarpRasterizer, rast: torch.Tensor, pos: torch.Tensor, tri: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Pixel pairs across which a silhouette runs: (N, 2) int32 places and codes, (N,) blend weights, (1,) int32 how many.
+    """Pixel pairs across which a silhouette runs: (N, 2) int32 places and codes, (N,) blend weights, (1,) how many.
 
     On a GPU the lists are longer than that, and nobody waits to learn by how much.
     """

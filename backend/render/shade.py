@@ -27,6 +27,7 @@ SH1 = wp.constant(Y1)
 SH2 = wp.constant(Y2)
 SH20 = wp.constant(Y20)
 
+RUN = 16  # pixels of a GPU's thread in the backward: all of a picture add to the same lights
 SURFACE_CHANNELS = 7  # normal, palette colour (linear), ambient occlusion; with a point light 3 more, towards it
 
 
@@ -279,7 +280,7 @@ class _Shade(torch.autograd.Function):
         before = [*_shade_arrays(inputs), array(albedo, wp.vec3), array(out), array(grad_out.contiguous())]
         after = [array(grad_surface), array(grad_texel, wp.vec3)]
         after += [bands(g, dtype) for g, dtype in zip(grads, (mat93, wp.vec3, wp.vec3), strict=True)]
-        ctx.launcher.over_pixels(shade_backward, rast.shape, [*before, surface.shape[3]], after, 8)
+        ctx.launcher.over_pixels(shade_backward, rast.shape, [*before, surface.shape[3]], after, 8, RUN)
         return None, grad_surface, grad_texel, None, *(total(g) for g in grads), None
 
 
