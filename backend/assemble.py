@@ -2,6 +2,7 @@
 """From the parameters in `result.json` to meshes, textures and pictures; fit and `render` both use it."""
 import io
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -45,6 +46,7 @@ class Assembled:
     roughness: Tensor | None = None
     hair: Tensor | None = None
 
+    @cached_property
     def shown(self) -> Tensor:
         """(1, 3, R, R) sRGB: the albedo under the hair."""
         if self.hair is None:
@@ -81,7 +83,7 @@ def assemble(result: dict, person: Person, device: torch.device, offsets: np.nda
 def picture(scene: Assembled, view: int, camera: Camera, lights: Lights | None = None,
             grey: bool = False) -> RenderOutput:
     """Renders one view's geometry under any camera; `grey` replaces texture and palette by a grey surface."""
-    texture, palette = scene.shown(), scene.palette
+    texture, palette = scene.shown, scene.palette
     if grey:
         texture = torch.full_like(texture[:, :, :8, :8], GEOMETRY_GREY)
         palette = torch.full_like(palette, GEOMETRY_GREY)
@@ -131,9 +133,12 @@ def map_pixels(values: Tensor) -> np.ndarray:
 
 
 def png(image: np.ndarray) -> bytes:
-    """uint8 (H, W, 1, 3 or 4) -> PNG, the same bytes for the same picture."""
+    """uint8 (H, W, 1, 3 or 4) -> PNG, the same bytes for the same picture.
+
+    zlib's level 4: on a bundle's maps 2.5 to 3 times as fast as its usual 6, for 1 to 4 % more bytes.
+    """
     buffer = io.BytesIO()
-    Image.fromarray(image[..., 0] if image.shape[2] == 1 else image).save(buffer, "PNG", compress_level=6)
+    Image.fromarray(image[..., 0] if image.shape[2] == 1 else image).save(buffer, "PNG", compress_level=4)
     return buffer.getvalue()
 
 

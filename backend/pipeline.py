@@ -5,6 +5,7 @@ import json
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -44,6 +45,8 @@ from backend.sheet import contact_sheet, overlay
 from backend.texture.generator import load_generator
 
 TEXTURE_SIZE = 512
+PACKERS = 4
+"""Threads that pack a bundle's pictures."""
 SHAPE_SLIDERS = 10
 """Leading identity components that the bundle carries as directions, for sliders in Blender."""
 PACKAGES = ("torch", "numpy", "scipy", "pillow", "safetensors")
@@ -92,6 +95,13 @@ class Timeline:
         self.report, self.folder, self.seconds = report, folder, {}
         self._stage, self._start, self._fit_start = "", time.perf_counter(), 0.0
         self._preview: Path | None = None
+
+    def branch(self) -> "Timeline":
+        """One for somebody who shared all stages so far, with the seconds that these took all together."""
+        self.stage("")
+        other = Timeline(self.report, self.folder)
+        other.seconds = dict(self.seconds)
+        return other
 
     def stage(self, name: str) -> None:
         """Ends the running stage and begins another."""
@@ -219,7 +229,7 @@ def reconstruct_together(people: Sequence[tuple[list[str | Path | bytes], Option
                          fit_config(first.options), timeline.fit_step, cancel)
         for number, one in ready.items():
             try:
-                found[number] = finish(one, timeline)
+                found[number] = finish(one, timeline.branch())
             except Exception as error:
                 found[number] = error
     return [found[number] for number in range(len(people))]
@@ -312,19 +322,21 @@ def bundle_contents(scene: Assembled, result: dict, photos: list[np.ndarray]) ->
             HAIR: scene.hair}
     textures = {name: map_pixels(values) for name, values in maps.items() if values is not None}
     expression = [result["views"][0]["expression"][n] for n in head.expression_names]
-    contents = {name: png(pixels) for name, pixels in textures.items()} | {
-        "head.npz": head_npz(scene, result["shape"]["scale"]),
-        "head.glb": glb.glb_bytes(head, (scene.cage + scene.offsets).cpu().numpy(), result["shape"]["scale"],
-                                  expression, palette=result["palette"],
-                                  **glb_textures(textures | {ALBEDO: map_pixels(scene.shown())})),
-        "landmarks68.json": json_bytes(scene.landmarks.tolist()),
-        "sheet.jpg": jpeg(contact_sheet(scene, photos)),
-    }
-    for i, photo in enumerate(photos):
-        render = full_render(scene, i)
-        contents |= {f"photo_{i:02d}.png": png(photo), f"render_{i:02d}.png": png(render),
-                     f"overlay_{i:02d}.jpg": jpeg(overlay(photo, render))}
-    return contents
+    photo_files = {f"photo_{i:02d}.png": photo for i, photo in enumerate(photos)}
+    with ThreadPoolExecutor(PACKERS) as pool:  # who packs leaves Python's lock to who draws
+        packed = {name: pool.submit(png, pixels) for name, pixels in {**textures, **photo_files}.items()}
+        packed["head.npz"] = pool.submit(head_npz, scene, result["shape"]["scale"])
+        contents = {
+            "head.glb": glb.glb_bytes(head, (scene.cage + scene.offsets).cpu().numpy(), result["shape"]["scale"],
+                                      expression, palette=result["palette"],
+                                      **glb_textures(textures | {ALBEDO: map_pixels(scene.shown)})),
+            "landmarks68.json": json_bytes(scene.landmarks.tolist()),
+            "sheet.jpg": jpeg(contact_sheet(scene, photos)),
+        }
+        for i, photo in enumerate(photos):
+            render = full_render(scene, i)
+            contents |= {f"render_{i:02d}.png": png(render), f"overlay_{i:02d}.jpg": jpeg(overlay(photo, render))}
+        return contents | {name: job.result() for name, job in packed.items()}
 
 
 def write_result(out: str | None, scene: Assembled, result: dict, photos: list[np.ndarray], timeline: Timeline,

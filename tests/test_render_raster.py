@@ -447,7 +447,7 @@ def scene_outputs(raster, device: str) -> list[torch.Tensor]:
     uv = raster.interpolate(v * 0.5 + 0.5, rast, tri)[..., :2].contiguous()
     out = raster.antialias(raster.texture(tex, uv), rast, pos, tri)
     g = smooth_weights(tuple(out.shape), 13).to(device)
-    return [t.detach().cpu() for t in (rast[..., :3], out, *torch.autograd.grad((out * g).sum(), (v, tex)))]
+    return [t.detach().cpu() for t in (rast, out, *torch.autograd.grad((out * g).sum(), (v, tex)))]
 
 
 @needs_cuda
@@ -459,7 +459,10 @@ def test_cuda_agrees_with_cpu(raster):
 @needs_cuda
 @pytest.mark.skipif(not is_importable(), reason="nvdiffrast is not installed")
 def test_nvdiffrast_agrees():
-    ours = scene_outputs(get_rasterizer("cuda", "warp"), "cuda")
-    theirs = scene_outputs(get_rasterizer("cuda", "nvdiffrast"), "cuda")
-    for a, b in zip(ours, theirs, strict=True):
+    """Picture and gradients; barycentrics where both see the same triangle, since on an edge each has its own rule."""
+    our_rast, *ours = scene_outputs(get_rasterizer("cuda", "warp"), "cuda")
+    their_rast, *theirs = scene_outputs(get_rasterizer("cuda", "nvdiffrast"), "cuda")
+    same = our_rast[..., 3] == their_rast[..., 3]
+    assert same.float().mean() > 0.98
+    for a, b in zip([our_rast[same], *ours], [their_rast[same], *theirs], strict=True):
         assert (a - b).norm() < 5e-2 * b.norm()

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What a CUDA card makes of the fit: `python -m tests.benchmarks.bench_gpu PHOTO... [--json FILE] [--only PART ...]`.
 
-`step`: milliseconds of an iteration of the last stage, step by step and as a recorded graph, in float32 as it comes,
-with TF32 products and with bfloat16 networks. `warm`: seconds of a whole reconstruction by stage, cold and warm.
-`batch`: photos per second and peak memory against the number of people fitted together; the photos are used in turn.
-`raster`: warp beside nvdiffrast, where that is installed, on equal triangles, forward and backward.
+`step`: milliseconds of an iteration of the last stage, step by step and as a recorded graph, with torch's usual
+precision (TF32 in convolutions), in float32, with TF32 everywhere, with convolutions that cuDNN tried out. `warm`:
+seconds of a whole reconstruction by stage, cold and warm. `batch`: photos per second and peak memory against the number
+of people fitted together; the photos are used in turn. `raster`: warp beside nvdiffrast, where that is installed, on
+equal triangles, forward and backward, started one by one as outside of a graph.
 """
 from __future__ import annotations
 
@@ -12,7 +13,6 @@ import argparse
 import json
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -70,17 +70,20 @@ def bench_step(jobs: list[FitJob], models: Models, options: Options) -> dict[str
     energy = Energy.of_person(person, jobs[0].views, identity, mesh, stage, DEVICE)
     params = initial_appearance(energy, FitParameters.together([jobs[0].params]))
     found = {}
-    for name, graph, tf32, low in (("step by step", False, False, False), ("graph", True, False, False),
-                                   ("graph, TF32", True, True, False), ("graph, bfloat16", True, True, True)):
-        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = tf32
-        with torch.autocast("cuda", torch.bfloat16, cache_enabled=False) if low else nullcontext():
-            descent = Descent(energy, params, [torch.Generator().manual_seed(0)], [1.0] * 60)
-            descent.recordable = graph
-            found[name] = 1e3 * seconds(descent.advance, 30)
-            terms = descent.history(30, 31)[0]
+    usual = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.benchmark
+    for name, graph, tf32, tried in (("step by step", False, usual[:2], False), ("graph", True, usual[:2], False),
+                                     ("graph, float32", True, (False, False), False),
+                                     ("graph, all TF32", True, (True, True), False),
+                                     ("graph, tried out", True, usual[:2], True)):
+        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = tf32
+        torch.backends.cudnn.benchmark = tried
+        descent = Descent(energy, params, [torch.Generator().manual_seed(0)], [1.0] * 60)
+        descent.recordable = graph
+        found[name] = 1e3 * seconds(descent.advance, 30)
+        terms = descent.history(30, 31)[0]
         print(f"{name:18s}{found[name]:8.2f} ms   " + " ".join(f"{k} {terms[k][0]:.4f}" for k in
                                                                ("identity", "content", "pixel", "landmark_mesh")))
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    (torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.benchmark) = usual
     return found
 
 
