@@ -72,6 +72,25 @@ def test_alignment_recovers_a_pose_to_a_ten_thousandth(focal: float | None, yaw:
     assert found.identity.abs().max() < 1e-3 and found.expression.max() < 1e-3
 
 
+def test_alignment_tells_the_networks_errors_from_the_face() -> None:
+    """Landmarks that err together by amounts of known modes: who knows the modes finds the face, who does not bends it;
+    pins, which do not err, are beside them."""
+    model, frame = landmark_model(6, 0.002), ViewFrame((800, 600), (310.0, 390.0), 70.0)
+    rng = torch.Generator().manual_seed(7)
+    errors = 0.002 * torch.randn(4, 90, 3, generator=rng)
+    identity, amounts = torch.randn(20, generator=rng), torch.tensor([1.5, -1.0, 0.8, -1.2])
+    camera = [torch.tensor(v) for v in ([0.1, 0.3, -0.15], [0.05, 0.1], [2.6], [DISTANCE_PRIOR[0]])]
+    seen = model.points(identity, torch.zeros(52)) + torch.tensordot(amounts, errors, 1)
+    points = camera_of(parameters(*camera), [frame], 0).project(seen[None])[0]
+    found = []
+    for known in (LandmarkModel(model.mean, model.identity, model.expression, model.weights, errors), model):
+        start = initial_parameters(known, points, frame, 4, torch.zeros(3, 3))
+        found.append(align([known], start, [points], [frame], 40))
+    wrong = [float((f.identity - identity).norm()) for f in found]
+    assert wrong[0] < 0.6 * wrong[1]
+    assert found[0].expression.shape == (1, 52)
+
+
 @pytest.mark.parametrize("stiff", [None, 30.0])
 def test_alignment_ends_in_the_minimum(stiff: float | None) -> None:
     """Noisy landmarks of a head with an expression: where it ends, no direction lowers the energy, which is written
@@ -99,8 +118,10 @@ def test_alignment_ends_in_the_minimum(stiff: float | None) -> None:
     at_bound = (found.expression <= 0) & (slopes["expression"] > 0)
     assert 0 < at_bound.sum() < 40, "some coefficients end at their bound"
     slopes["expression"] = torch.where(at_bound, 0.0, slopes["expression"])
+    stiff_as = LANDMARK_SIGMA**-2  # the answer is rounded to float32: the slope of that grows with the curvature
     for name, slope in slopes.items():
-        assert slope.abs().max() < (1e-4 if name in ("identity", "expression") else 1e-2), (name, slope)
+        limit = 5e-7 if name in ("identity", "expression") else 5e-5
+        assert slope.abs().max() < limit * stiff_as, (name, slope)
 
 
 def test_adam_is_torchs() -> None:

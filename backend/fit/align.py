@@ -1,14 +1,17 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Alignment: camera, coarse shape and expression from landmarks (the first stage of GANFIT's fit)."""
+from pathlib import Path
+
+import numpy as np
 import torch
 from torch import Tensor
 
 from backend.fit.parameters import DISTANCE_PRIOR, FitParameters, ViewFrame, camera_of
 from backend.render.camera import axis_angle, rotation_matrix
 
-LANDMARK_SIGMA = 0.07
-"""Expected error of one landmark in interocular distances. Wider than the network's noise (about 0.015), because
-errors of neighbours agree: with 0.025 the fit trusts them too much (bench, 17 photos: 1.24 mm, with 0.08 1.18 mm)."""
+LANDMARK_SIGMA = 0.02
+"""Expected error of one landmark in interocular distances, beside what `LandmarkModel.errors` explains."""
+ERRORS_FILE = Path(__file__).with_name("landmark_errors.npz")
 EXPRESSION_SIGMA = 0.25
 """Prior width of an ARKit coefficient in the alignment."""
 
@@ -16,11 +19,15 @@ EXPRESSION_SIGMA = 0.25
 class LandmarkModel:
     """Landmarks of the head as a linear function of identity and expression.
 
-    mean (N, 3), identity (K, N, 3), expression (52, N, 3): metres; weights (N,): 1 / expected error, relative.
+    mean (N, 3), identity (K, N, 3), expression (52, N, 3): metres; weights (N,): 1 / expected error, relative. errors
+    (R, N, 3), metres: what a network's landmarks do together though the face does not, see `landmark_errors`; each at
+    an amount of expectation 0 and variance 1 a photo.
     """
 
-    def __init__(self, mean: Tensor, identity: Tensor, expression: Tensor, weights: Tensor):
+    def __init__(self, mean: Tensor, identity: Tensor, expression: Tensor, weights: Tensor,
+                 errors: Tensor | None = None):
         self.mean, self.identity, self.expression, self.weights = mean, identity, expression, weights
+        self.errors = mean[None][:0] if errors is None else errors
 
     def points(self, identity: Tensor, expression: Tensor) -> Tensor:
         """identity (K,), expression (52,) -> (N, 3) metres."""
@@ -30,11 +37,29 @@ class LandmarkModel:
     def of_identity(self, identity: Tensor) -> "LandmarkModel":
         """The landmarks of one person (K,): a model without identity components."""
         mean = self.mean + torch.tensordot(identity, self.identity, 1)
-        return LandmarkModel(mean, self.identity[:0], self.expression, self.weights)
+        return LandmarkModel(mean, self.identity[:0], self.expression, self.weights, self.errors)
 
     def to(self, where: str | torch.device | torch.dtype) -> "LandmarkModel":
         """The same model on another device or in another precision."""
-        return LandmarkModel(*(t.to(where) for t in (self.mean, self.identity, self.expression, self.weights)))
+        parts = (self.mean, self.identity, self.expression, self.weights, self.errors)
+        return LandmarkModel(*(t.to(where) for t in parts))
+
+    def detected(self) -> "LandmarkModel":
+        """The landmarks as the network finds them: its errors are further expressions."""
+        return LandmarkModel(self.mean, self.identity, torch.cat([self.expression, self.errors]), self.weights)
+
+
+def landmark_errors() -> Tensor:
+    """(30, 470, 3) metres in the head's frame: how the mesh network's points and irises err together.
+
+    Principal components of the displacements that carry the points of the true head to where they were found, over 25
+    VALID avatars (MIT, (c) 2022 Tiffany Do) in six renders each; without the mean, which other people do not share, and
+    1.5 times as large. Of the error, 2 mm a point, half is one person's in every picture: an independent error of any
+    size models that badly. Full fits of 17 bench photos (scan 5, other avatars 12): 1.02 to 0.98 mm, avatars 1.035 to
+    0.964, the scan 0.974 to 1.029; 4 ICT heads 1.47 to 1.43.
+    """
+    with np.load(ERRORS_FILE, allow_pickle=False) as data:
+        return torch.from_numpy(data["modes"].astype(np.float32))
 
 
 def weak_perspective(points3: Tensor, points2: Tensor, weights: Tensor) -> tuple[Tensor, Tensor, float]:
@@ -116,32 +141,37 @@ def align(models: list[LandmarkModel], params: FitParameters, points: list[Tenso
     light and texture are untouched. A model of no identity components leaves the shape alone. It computes in float64:
     in float32 the last steps drown in rounding, up to 1e-3 from the minimum.
     """
-    models, points = [model.to(torch.float64) for model in models], [target.double() for target in points]
-    views, k, e = len(models), len(models[0].identity), len(models[0].expression)
-    own = e + 7  # unknowns of a view: expression, rotation, centre, log of scale and of distance
+    models, points = [model.to(torch.float64).detected() for model in models], [target.double() for target in points]
+    views, k, e, named = len(models), len(models[0].identity), len(models[0].expression), params.expression.shape[1]
+    own = e + 7  # unknowns of a view: expression, errors, rotation, centre, log of scale and of distance
 
     def unpack(x: Tensor, chosen: slice = slice(None)) -> FitParameters:
         rows = x[k:].reshape(views, own)[chosen]
         shape = {"identity": x[:k]} if k else {}
-        return FitParameters(**{**params.tensors(), **shape, "expression": rows[:, :e], "rotation": rows[:, e:e + 3],
-                                "centre": rows[:, e + 3:e + 5], "log_scale": rows[:, e + 5:e + 6],
+        return FitParameters(**{**params.tensors(), **shape, "expression": rows[:, :named],
+                                "rotation": rows[:, e:e + 3], "centre": rows[:, e + 3:e + 5],
+                                "log_scale": rows[:, e + 5:e + 6],
                                 "log_distance": rows[:, e + 6:]})
 
     trusts = [m.weights.sqrt()[:, None] / (f.unit * LANDMARK_SIGMA) for m, f in zip(models, frames, strict=True)]
-    of_view = torch.tensor([EXPRESSION_SIGMA] * e + [torch.inf] * 6 + [DISTANCE_PRIOR[1]], dtype=torch.float64)
+    of_view = torch.tensor([EXPRESSION_SIGMA] * named + [1.0] * (e - named) + [torch.inf] * 6 + [DISTANCE_PRIOR[1]],
+                           dtype=torch.float64)
     sigma = torch.cat([of_view.new_ones(k), of_view.repeat(views)])
     if stiffness is not None:
-        sigma[k:].view(views, own)[:, :e] /= stiffness.double().sqrt()
+        sigma[k:].view(views, own)[:, :named] /= stiffness.double().sqrt()
     mean = torch.zeros_like(sigma)
     mean[k:].view(views, own)[:, -1] = DISTANCE_PRIOR[0]
     bounded = torch.zeros(len(sigma), dtype=torch.bool)
-    bounded[k:].view(views, own)[:, :e] = True
+    bounded[k:].view(views, own)[:, :named] = True
+
+    def moves(x: Tensor, view: int) -> Tensor:
+        return x[k:].reshape(views, own)[view, :e]
 
     def residuals(x: Tensor) -> tuple[Tensor, Tensor]:
         data = []
         for i, (model, target, frame, trust) in enumerate(zip(models, points, frames, trusts, strict=True)):
             view = unpack(x, slice(i, i + 1))
-            projected = camera_of(view, [frame], 0).project(model.points(x[:k], view.expression[0])[None])[0]
+            projected = camera_of(view, [frame], 0).project(model.points(x[:k], moves(x, i))[None])[0]
             data.append((projected - target) * trust)
         return torch.cat(data), (x - mean) / sigma
 
@@ -149,7 +179,7 @@ def align(models: list[LandmarkModel], params: FitParameters, points: list[Tenso
         rows = []
         for i, (model, frame, trust) in enumerate(zip(models, frames, trusts, strict=True)):
             view = unpack(x, slice(i, i + 1))
-            by_point, by_camera = projection_jacobian(view, frame, model.points(x[:k], view.expression[0]))
+            by_point, by_camera = projection_jacobian(view, frame, model.points(x[:k], moves(x, i)))
             block = x.new_zeros(len(by_point), 2, len(x))
             block[..., :k] = by_point @ model.identity.permute(1, 2, 0)
             block[..., k + i * own:k + (i + 1) * own] = torch.cat([by_point @ model.expression.permute(1, 2, 0),
@@ -165,7 +195,9 @@ def align(models: list[LandmarkModel], params: FitParameters, points: list[Tenso
         norm = data.norm(dim=1)
         return torch.where(norm < 2, norm**2, 4 * norm - 4).sum() + (prior**2).sum()
 
-    unknown = torch.cat([params.expression, params.rotation, params.centre, params.log_scale, params.log_distance], 1)
+    none = params.expression.new_zeros(views, e - named)
+    unknown = torch.cat([params.expression, none, params.rotation, params.centre, params.log_scale,
+                         params.log_distance], 1)
     x = torch.cat([params.identity[:k], unknown.reshape(-1)]).detach().double()
     damping, current = 1e-2, cost(x)
     for _ in range(steps):

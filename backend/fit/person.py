@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from backend.fit.align import LandmarkModel
+from backend.fit.align import LandmarkModel, landmark_errors
 from backend.fit.parameters import FitParameters
 from backend.head.model import HeadModel
 from backend.render.camera import Camera
@@ -62,6 +62,7 @@ class Person:
         points, weights = self.head.landmark_rows("468"), self.head.landmark_weights468()
         weights = torch.cat([weights, torch.ones_like(weights[:2])])
         model = self.linear_points(torch.cat([points, self.iris_rows()]), weights, offsets)
+        model.errors = landmark_errors().to(model.mean)
         if offsets is None:
             self._landmarks = model
         return model
