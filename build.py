@@ -634,7 +634,7 @@ def _add_bench_options(verb: argparse.ArgumentParser) -> None:
 
 
 def gui_test(options: argparse.Namespace, settings: Settings) -> None:
-    """A real Blender with a window, used by mouse from the zip to the head; pictures in out/gui (Linux, as root).
+    """A real Blender with a window, used by mouse for a whole session; pictures in out/gui (Linux, as root).
 
     The exit status is 77 where the machine cannot do it.
     """

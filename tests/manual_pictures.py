@@ -174,7 +174,7 @@ def main() -> None:
     rows = zip(*(cells(name) for name in spoiled(face)), strict=True)
     save(sheet([cell for row in rows for cell in row], (200, 200), 5), "quality")
     for shots in (ROOT / "out" / "gui").glob("*"):
-        if list(shots.glob("*_pin.png")):  # the last one: the session went to its end
+        if list(shots.glob("*_next_job.png")):  # the last one: the session went to its end
             save(panels(shots), "panel")
             save(screenshot(shots, "landmarks").crop(LANDMARKS), "landmarks")
 

@@ -18,7 +18,11 @@ import bpy
 OUT = Path(os.environ["GANFIT_GUI_OUT"])
 EXTENSION = "bl_ext.user_default.ganfit"
 TICKS: list[tuple[float, float]] = []  # (wall, processor) seconds of each tick of a running job
+ITERATIONS = 8
+DRAWN: set[str] = set()  # panels that were drawn since others were last shown
+_draws: dict = {}
 _names: dict = {}
+_shows = 0
 
 
 def view_3d() -> tuple[bpy.types.Window, bpy.types.Area, bpy.types.Region]:
@@ -42,14 +46,15 @@ def sidebar() -> dict:
 
 
 def hovered() -> str:
-    """The operator of the button under the mouse, as Blender itself would copy it; empty where there is none."""
+    """What the mouse is over, as Blender itself would copy it: a button's operator or a property's path; else empty."""
     window, area, region = view_3d()
+    window_manager = bpy.context.window_manager
     with bpy.context.temp_override(window=window, area=area, region=region):
-        if not bpy.ops.ui.copy_python_command_button.poll():
-            return ""
-        window_manager = bpy.context.window_manager
         window_manager.clipboard = ""
-        bpy.ops.ui.copy_python_command_button()
+        if bpy.ops.ui.copy_python_command_button.poll():
+            bpy.ops.ui.copy_python_command_button()
+        elif bpy.ops.ui.copy_data_path_button.poll():
+            bpy.ops.ui.copy_data_path_button(full_path=True)
         return window_manager.clipboard
 
 
@@ -78,6 +83,53 @@ def open_panels(*names: str) -> None:
         bpy.utils.register_class(panel)
 
 
+def show_panels(*names: str) -> None:
+    """Leaves these panels alone below the main one, open, as if the artist had closed all others; none: all are back.
+
+    A panel under a new name is new to the sidebar, which has no memory of it.
+    """
+    global _shows
+    _shows += 1
+    DRAWN.clear()
+    panels = sys.modules[f"{EXTENSION}.panels"].CLASSES
+    for panel in panels:
+        if getattr(panel, "bl_parent_id", "") != "GANFIT_PT_main":
+            continue
+        own = panel.__name__
+        if own not in _draws:
+            _draws[own] = panel.draw
+            panel.draw = noted(own)
+        if panel.is_registered:
+            bpy.utils.unregister_class(panel)
+        if not names or own in names:
+            panel.bl_idname = f"{own}_{_shows}"
+            panel.bl_options = getattr(panel, "bl_options", set()) - {"DEFAULT_CLOSED"}
+            bpy.utils.register_class(panel)
+    view_3d()[1].tag_redraw()
+
+
+def noted(name: str):
+    """A panel's way to draw, which writes down that it was drawn."""
+    def draw(self, context):
+        DRAWN.add(name)
+        _draws[name](self, context)
+
+    return draw
+
+
+def short_fits(iterations: int) -> None:
+    """Makes every fit a short one without refinement: how well it fits is another test's."""
+    jobs = sys.modules[f"{EXTENSION}.job"].WorkerJob
+    inner = jobs._ask
+
+    def ask(self):
+        if "options" in self._params:
+            self._params["options"].update(iterations=iterations, refine=False)
+        inner(self)
+
+    jobs._ask = ask
+
+
 def landmark_place(index: int) -> dict:
     """A landmark's place in the window that shows it, pixels from its bottom left, and the window's height."""
     overlay = sys.modules[f"{EXTENSION}.overlay"]
@@ -89,6 +141,17 @@ def landmark_place(index: int) -> dict:
                 x, y = overlay.on_screen(region, shown.points[index], shown.size)
                 return {"x": region.x + x, "y": region.y + y, "height": window.height}
     return {}
+
+
+def head_points() -> list:
+    """The active object's evaluated vertices, every tenth, as one list of metres."""
+    thing = bpy.context.view_layer.objects.active.evaluated_get(bpy.context.evaluated_depsgraph_get())
+    return [value for vertex in list(thing.data.vertices)[::10] for value in vertex.co]
+
+
+def row_height() -> float:
+    """Pixels from one row of buttons to the next."""
+    return 22.0 * (bpy.context.preferences.system.ui_scale or 1.0)
 
 
 def measure_ticks() -> None:
@@ -124,7 +187,9 @@ def _serve() -> float:
 
 
 bpy.context.preferences.view.show_splash = False
+bpy.context.preferences.view.use_save_prompt = False  # a session that is closed asks nothing
 measure_ticks()
+short_fits(ITERATIONS)
 open_panels("GANFIT_PT_batch", "GANFIT_PT_photos")
 _names.update(globals())
 bpy.app.timers.register(_serve, first_interval=0.2, persistent=True)
