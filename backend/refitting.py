@@ -150,6 +150,8 @@ def align_again(person: Person, params: FitParameters, views: list[View], pins: 
     """Camera, expression and, with `shape`, identity of all views aligned together to landmarks and pins."""
     host = FitParameters(**{name: value.cpu() for name, value in params.tensors().items()})
     model = person.landmark_model(params.offsets).to("cpu")
+    if pins:  # beside pins, errors that points make together would explain away what a pin pulls along
+        model = model.alone()
     if not shape:
         model = model.of_identity(host.identity)
         pins = {i: replace(p, model=p.model.of_identity(params.identity)) for i, p in pins.items()}

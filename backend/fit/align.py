@@ -11,6 +11,8 @@ from backend.render.camera import axis_angle, rotation_matrix
 
 LANDMARK_SIGMA = 0.02
 """Expected error of one landmark in interocular distances, beside what `LandmarkModel.errors` explains."""
+ALONE_SIGMA = 0.07
+"""The same where nothing is known of what the points do together."""
 ERRORS_FILE = Path(__file__).with_name("landmark_errors.npz")
 EXPRESSION_SIGMA = 0.25
 """Prior width of an ARKit coefficient in the alignment."""
@@ -47,6 +49,12 @@ class LandmarkModel:
     def detected(self) -> "LandmarkModel":
         """The landmarks as the network finds them: its errors are further expressions."""
         return LandmarkModel(self.mean, self.identity, torch.cat([self.expression, self.errors]), self.weights)
+
+
+    def alone(self) -> "LandmarkModel":
+        """The landmarks where they are to be believed less and as if each erred by itself, `ALONE_SIGMA`."""
+        weights = self.weights * (LANDMARK_SIGMA / ALONE_SIGMA) ** 2
+        return LandmarkModel(self.mean, self.identity, self.expression, weights)
 
 
 def landmark_errors() -> Tensor:

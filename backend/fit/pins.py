@@ -134,5 +134,4 @@ def joined(model: LandmarkModel, pins: PinTargets | None) -> LandmarkModel:
         return model
     parts = (model, pins.model)
     return LandmarkModel(torch.cat([p.mean for p in parts]), torch.cat([p.identity for p in parts], 1),
-                         torch.cat([p.expression for p in parts], 1), torch.cat([p.weights for p in parts]),
-                         torch.nn.functional.pad(model.errors, (0, 0, 0, len(pins.target))))
+                         torch.cat([p.expression for p in parts], 1), torch.cat([p.weights for p in parts]))

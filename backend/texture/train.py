@@ -180,7 +180,7 @@ class FaceFeatures:
         """Content distance of two sets of maps."""
         with torch.no_grad():
             wanted = self.layers(target)
-        return content_distance(wanted, self.layers(maps))
+        return content_distance(wanted, self.layers(maps)).mean()
 
 
 class Training:
