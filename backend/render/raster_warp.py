@@ -23,7 +23,7 @@ from backend.render.raster import mip_levels
 from backend.render.topology import edge_adjacency, incident_faces
 
 SILHOUETTE_SHARE = 0.5
-"""Room on a GPU for pairs of pixels across a silhouette, for each pixel of the picture; a head fills 0.05 of it."""
+"""Room on a GPU for pairs of pixels across a silhouette, for each pixel of the picture; a head's are 0.02."""
 
 
 class _Topology:
