@@ -137,14 +137,31 @@ def test_a_bald_head_has_no_hair_before_any_wall(sitter: Sitter, wall: tuple[flo
     assert refine(sitter.scene, [photo], SIZE, SEED).hair is None
 
 
-def test_hair_over_the_ears_covers_them_whole_and_bare_ears_stay_bare(sitter: Sitter) -> None:  # noqa: F811
+def test_ears_are_bare_whether_hair_hides_them_or_not(sitter: Sitter) -> None:  # noqa: F811
     regions = region_maps(sitter.person, SIZE)
     ears = torch.maximum(regions["ear_left"], regions["ear_right"]) > 0.5
     over = torch.maximum(scalp(sitter), ears.float())
-    covered, bare = (refine(sitter.scene, [on_backdrop(sitter, "brown", cover)[0]], SIZE, SEED).hair
-                     for cover in (over, scalp(sitter)))
-    assert covered is not None and bare is not None
-    assert covered[:, 3:][ears].mean() > 0.9 and bare[:, 3:][ears].mean() < 0.05
+    hidden, seen = (refine(sitter.scene, [on_backdrop(sitter, "black", cover)[0]], SIZE, SEED)
+                    for cover in (over, scalp(sitter)))
+    for found in (hidden, seen):
+        assert found.hair is not None and found.hair[:, 3:][ears].mean() < 0.05
+    change = (srgb_to_linear(hidden.texture) / srgb_to_linear(seen.texture)).log().mean(1, keepdim=True)
+    assert change[ears].mean() > -0.1, "the ear under the hair took its colour"
+
+
+def test_hair_that_hangs_beside_the_face_ends_near_the_scalp(sitter: Sitter) -> None:  # noqa: F811
+    """Locks over temple and cheek are neither painted down to the jaw nor in the albedo; nor does the neck get hair."""
+    regions = region_maps(sitter.person, SIZE)
+    beside = (regions["face"] > 0.5) & (torch.cat([regions[n] for n in ("brow", "eyes", "nose", "lips", "cheek", "chin",
+                                                                        "jaw")]).amax(0, keepdim=True) < 0.05)
+    locks = torch.maximum(scalp(sitter), beside.float())
+    found = refine(sitter.scene, [on_backdrop(sitter, "black", locks)[0]], SIZE, SEED)
+    assert found.hair is not None
+    low, neck = beside & (regions["reach"] > 0.03), regions["neck"] > 0.99
+    assert low.sum() > 500
+    assert found.hair[:, 3:][low].mean() < 0.02 and found.hair[:, 3:][neck].mean() < 0.02
+    change = (srgb_to_linear(found.texture) / srgb_to_linear(sitter.scene.generated)).log().mean(1, keepdim=True)
+    assert change[low].median() > -0.05, "the skin beside the face took the colour of the locks"
 
 
 def test_a_beard_is_skin_and_a_collar_is_neither(sitter: Sitter) -> None:  # noqa: F811

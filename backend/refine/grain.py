@@ -52,7 +52,7 @@ def strength_map(regions: dict[str, Tensor], wavelength_mm: float) -> Tensor:
                                   regions[name])
     for name in NONE_IN:
         strength = strength * (1 - regions[name])
-    return strength * regions["covered"]
+    return strength * regions["covered"] * regions["even"]
 
 
 def noise_band(size: int, lips: Tensor, rng: torch.Generator) -> Tensor:

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from scipy import ndimage
 from torch import Tensor
-from torch.nn import functional as F
 
 from backend.refine.matte import Matte
+from backend.refine.pyramid import filled
 from backend.refine.skin import luma
 from backend.render.color import linear_to_srgb
 from backend.texture.unwrap import Unwrapped
@@ -20,14 +20,18 @@ HAIR_FACING, HAIR_RIM = (0.02, 0.2), 0.004
 """As in `unwrap`, but nearer to the silhouette: of hair only the colour matters, and it lies where the head ends."""
 COVERED = (0.3, 0.7)
 """Share of hair in hair and skin from which the cover grows, and from which it is whole."""
-NEVER = ("brow", "eyes", "nose", "lips", "cheek", "chin", "jaw", "neck")
-"""Regions that hair from the scalp is not looked for on: what covers them are glasses, beards, collars."""
+NEVER, EARS = ("brow", "eyes", "nose", "lips", "cheek", "chin", "jaw", "neck"), ("ear_left", "ear_right")
+"""Regions that hair from the scalp is not looked for on: what covers them are glasses, beards, collars; and those that
+it may hide, but that get none."""
+HANGING = (0.015, 0.025)
+"""Distance from the scalp, metres, at which the cover of hair beside the forehead begins to fade, and is gone: locks
+that hang lower are not painted on the face."""
 ROOTED = 0.5
 """Scalp mask above which hair begins; elsewhere it only hangs."""
-EAR_COVERED, EAR_SEEN = 0.5, 0.05
-"""Share of an ear's seen surface from which hair lies over all of it, and what has to be seen to decide that."""
 GAP = 1 / 24
 """Unseen skin between hair, in map sides, that is narrower than this is under hair: temples turn from the camera."""
+EDGE = 15
+"""Width, texels, in which what holds at the chart's edge holds outside it too, where filters reach."""
 SEEN_LEAST = 0.004
 """Share of the map that hair has to cover in the photos; less is taken for a shaven or bald head."""
 GUESS = 0.02
@@ -53,22 +57,21 @@ def seen_hair(photo: Unwrapped, matte: Matte, regions: dict[str, Tensor], grey: 
     known = (hair + skin).clamp(0, 1)
     trust = photo.weight.permute(2, 0, 1)[None]
     cover = ((hair / known.clamp_min(1e-3) - COVERED[0]) / (COVERED[1] - COVERED[0])).clamp(0, 1)
-    bare = (3 * torch.cat([regions[name] for name in NEVER]).amax(0, keepdim=True)).clamp(0, 1)
-    cover = cover * (1 - bare)
+    over = _rooted(cover * (1 - _any(regions, NEVER)), regions["scalp"])
+    far = ((regions["reach"] - HANGING[0]) / (HANGING[1] - HANGING[0])).clamp(0, 1) * (1 - regions["forehead"])
+    cover = _rooted(over * (1 - _any(regions, EARS)) * (1 - far), regions["scalp"])
     trust = trust * known
-    for ear in (regions["ear_left"], regions["ear_right"]):
-        # Half an ear in hair looks torn: it is covered as a whole, with the colour of what lies around it, or not.
-        weight, place = ear * trust, (2 * ear).clamp(0, 1)
-        if float(weight.sum()) < EAR_SEEN * float(ear.sum()):
-            continue
-        covered = float((weight * cover).sum() / weight.sum()) > EAR_COVERED
-        cover = torch.lerp(cover, torch.full_like(cover, float(covered)), place)
-        trust = torch.maximum(trust, TRUSTED[0] * place)
-    cover = _rooted(cover, regions["scalp"])
     colour = photo.albedo.permute(2, 0, 1)[None].clamp(2e-3, 1).log()
     if grey:
         colour = luma(colour).expand_as(colour)
-    return SeenHair(cover, trust, colour, torch.maximum(cover, (1 - skin) * regions["neck"]))
+    return SeenHair(cover, trust, colour, torch.maximum(over, (1 - skin) * regions["neck"]))
+
+
+def _any(regions: dict[str, Tensor], names: Sequence[str]) -> Tensor:
+    """(1, 1, R, R) where any of the regions is, to their outermost texels and over the chart's edge."""
+    found = (3 * torch.cat([regions[name] for name in names]).amax(0, keepdim=True)).clamp(0, 1)
+    around = torch.nn.functional.max_pool2d(found, EDGE, 1, EDGE // 2)
+    return torch.maximum(found, around * (1 - regions["covered"]))
 
 
 def _rooted(cover: Tensor, scalp: Tensor) -> Tensor:
@@ -93,33 +96,23 @@ def hair_layer(photos: Sequence[SeenHair], regions: dict[str, Tensor]) -> Tensor
     colour = (torch.stack([p.colour for p in photos]) * share).sum(0) / share.sum(0).clamp_min(1e-6)
     known = ((share.sum(0) - TRUSTED[0]) / (TRUSTED[1] - TRUSTED[0])).clamp(0, 1)
     mirrored = known.flip(-1) * (1 - seen)
-    colour = _filled(known * colour + mirrored * colour.flip(-1), known + mirrored)
-    layer = torch.cat((linear_to_srgb(colour.exp()), _whole_cover(cover, seen, regions["scalp"])), 1)
+    colour = filled(known * colour + mirrored * colour.flip(-1), known + mirrored)
+    layer = torch.cat((linear_to_srgb(colour.exp()), _whole_cover(cover, seen, regions)), 1)
     return (layer.clamp(0, 1) * 255).round() / 255
 
 
-def _whole_cover(cover: Tensor, seen: Tensor, scalp: Tensor) -> Tensor:
+def _whole_cover(cover: Tensor, seen: Tensor, regions: dict[str, Tensor]) -> Tensor:
     """Cover (1, 1, R, R) of the whole head from what was seen."""
-    other = seen.flip(-1) * (1 - seen)
+    scalp, other = regions["scalp"], seen.flip(-1) * (1 - seen)
     known, both = seen + other, seen * cover + other * cover.flip(-1)
     # A bare forehead says nothing of an unseen scalp: only the scalp's own texels fill it.
     guess = GUESS * (1 - known) * scalp
-    filled = _filled(both * scalp + guess, known * scalp + guess, known)
-    filled = torch.lerp(((filled - 0.25) / 0.5).clamp(0, 1), filled, known)  # unseen: hair or none, hardly in between
+    hair = filled(both * scalp + guess, known * scalp + guess, known)
+    hair = torch.lerp(((hair - 0.25) / 0.5).clamp(0, 1), hair, known)  # unseen: hair or none, hardly in between
     hanging = cover * (seen / TRUSTED[0]).clamp(0, 1)
     place = torch.maximum(scalp, torch.maximum(hanging, hanging.flip(-1)))
-    whole = torch.where(scalp > 0.02, filled, both / known.clamp_min(1e-6)) * place
+    whole = torch.where(scalp > 0.02, hair, both / known.clamp_min(1e-6)) * place
     width = round(GAP * scalp.shape[-1]) | 1
     closed = torch.from_numpy(ndimage.grey_closing(whole[0, 0].cpu().numpy(), width)).to(whole)[None, None]
+    closed = closed * (1 - _any(regions, (*NEVER, *EARS)))
     return torch.lerp(whole, torch.maximum(closed, whole), 1 - (known / TRUSTED[1]).clamp(0, 1))
-
-
-def _filled(weighted: Tensor, weight: Tensor, known: Tensor | None = None) -> Tensor:
-    """(1, C, R, R) `weighted` over `weight` where `known` (None: the weight) is 1, else of ever wider neighbourhoods
-    (push-pull, Gortler et al. 1996)."""
-    known = (weight if known is None else known).clamp(0, 1)
-    value = weighted / weight.clamp_min(1e-6)
-    if weight.shape[-1] <= 4:
-        return value
-    coarse = _filled(F.avg_pool2d(weighted, 2), F.avg_pool2d(weight, 2), F.avg_pool2d(known, 2))
-    return torch.lerp(F.interpolate(coarse, scale_factor=2, mode="bilinear", align_corners=False), value, known)

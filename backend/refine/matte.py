@@ -12,6 +12,7 @@ from scipy.spatial import cKDTree
 from torch import Tensor
 
 from backend.assemble import Assembled, head_box, picture
+from backend.head.model import HeadModel
 from backend.networks.crop import crop_photo
 from backend.render.color import srgb_to_linear
 from backend.render.render import RenderOutput
@@ -207,14 +208,19 @@ def _look(scene: Assembled, view: int, photo: np.ndarray, window: tuple[float, f
 def _regions(scene: Assembled, drawn: RenderOutput, on: np.ndarray) -> dict[str, np.ndarray]:
     """Name -> (S, S) region masks and `reach`, as the picture shows them."""
     head = scene.person.head
+    masks = torch.stack([scalp_reach(head), *(m.to(head.verts0) for m in head.regions.values())])
+    shown = scene.person.raster.interpolate(head.subdivide(masks.T[None].contiguous()), drawn.rast, head.tri1)
+    values = shown[0].cpu().numpy() * on[..., None]
+    return dict(zip(("reach", *head.regions), np.moveaxis(values, -1, 0), strict=True))
+
+
+def scalp_reach(head: HeadModel) -> Tensor:
+    """(V0,) distance from the scalp's edge on the mean head, metres, negative on the scalp."""
     verts = head.verts0.cpu().numpy()
     scalp = head.regions["scalp"].cpu().numpy() > 0.5
     bare = ~scalp & (head.vertex_part.cpu().numpy() == head.PARTS.index("skin"))
     reach = np.where(scalp, -cKDTree(verts[bare]).query(verts)[0], cKDTree(verts[scalp]).query(verts)[0])
-    masks = torch.stack([torch.from_numpy(reach).to(head.verts0), *(m.to(head.verts0) for m in head.regions.values())])
-    shown = scene.person.raster.interpolate(head.subdivide(masks.T[None].contiguous()), drawn.rast, head.tri1)
-    values = shown[0].cpu().numpy() * on[..., None]
-    return dict(zip(("reach", *head.regions), np.moveaxis(values, -1, 0), strict=True))
+    return torch.from_numpy(reach).to(head.verts0)
 
 
 def _log_colours(linear: np.ndarray) -> np.ndarray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -62,3 +63,14 @@ def join(bands: list[Tensor], size: int) -> Tensor:
     for band in reversed(bands[:-1]):
         total = up(total, band.shape[-1]) + band
     return up(total, size)
+
+
+def filled(weighted: Tensor, weight: Tensor, known: Tensor | None = None) -> Tensor:
+    """(1, C, R, R) `weighted` over `weight` where `known` (None: the weight) is 1, else of ever wider neighbourhoods
+    (push-pull, Gortler et al. 1996)."""
+    known = (weight if known is None else known).clamp(0, 1)
+    value = weighted / weight.clamp_min(TINY)
+    if weight.shape[-1] <= 4:
+        return value
+    coarse = filled(F.avg_pool2d(weighted, 2), F.avg_pool2d(weight, 2), F.avg_pool2d(known, 2))
+    return torch.lerp(F.interpolate(coarse, scale_factor=2, mode="bilinear", align_corners=False), value, known)

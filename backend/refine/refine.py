@@ -14,8 +14,8 @@ from backend.fit.person import Person
 from backend.fit.views import is_grey
 from backend.refine.grain import grain, octaves, resized
 from backend.refine.hair import HAIR_FACING, HAIR_RIM, hair_layer, seen_hair
-from backend.refine.matte import hair_matte
-from backend.refine.pyramid import Bands, join, split, up
+from backend.refine.matte import hair_matte, scalp_reach
+from backend.refine.pyramid import Bands, filled, join, split, up
 from backend.refine.skin import FEATURES, luma, residual, skin_trust
 from backend.refine.surface import normal_map, roughness_map
 from backend.render.color import linear_to_srgb, srgb_to_linear
@@ -48,6 +48,10 @@ RESOLVED = (2.0, 5.0)
 RELIEF_OCTAVES, RELIEF_OF_DETAIL = 2, 0.1
 """The photo's finest octaves that become relief, and the millimetres of depth for a line darker by one logarithm."""
 
+UNEVEN = (2.0, 4.0)
+"""Longest side of a texel, in the face's, from which what a map holds fades, and is gone: it is drawn out to
+streaks."""
+
 
 @torch.no_grad()
 def refine(scene: Assembled, photos: list[np.ndarray], size: int, seed: int, with_hair: bool = True) -> Assembled:
@@ -70,8 +74,8 @@ def refine(scene: Assembled, photos: list[np.ndarray], size: int, seed: int, wit
     missing = [1 - resized(seen, WORK_SIZE) * _smoothstep(resized(density, WORK_SIZE) * 3 * 2**k, *RESOLVED)
                for k in range(len(octaves(size, mm)))]
     colour, relief = grain(size, mm, regions, missing, seed)
-    generated = resized(scene.generated, size)
-    albedo = srgb_to_linear(generated) * (up(change, size) + colour).exp()
+    generated = _evened(srgb_to_linear(resized(scene.generated, size)), regions)
+    albedo = generated * (up(change, size) + colour).exp()
     relief = relief + RELIEF_OF_DETAIL * up(luma(_weighted(bands, work, slice(RELIEF_OCTAVES))), size)
     large = {name: up(mask, size) for name, mask in regions.items()}
     return replace(scene, texture=_eight_bits(linear_to_srgb(albedo)), normal=_eight_bits(normal_map(relief, mm)),
@@ -80,16 +84,33 @@ def refine(scene: Assembled, photos: list[np.ndarray], size: int, seed: int, wit
 
 
 def region_maps(person: Person, size: int) -> dict[str, Tensor]:
-    """Region masks as maps (1, 1, R, R); also `covered` by the chart, and `beard`: chin, jaw, around the lips."""
+    """Region masks as maps (1, 1, R, R); also `covered` by the chart, `even`, where the chart's texels are hardly
+    longer than the face's, `beard`: chin, jaw, around the lips, and `reach`, metres from the scalp's edge."""
     head = person.head
     rast, tri = uv_raster(person.raster, head, size)
-    masks = torch.stack(list(head.regions.values()), -1)[None].to(head.verts0)
-    values = person.raster.interpolate(head.subdivide(masks), rast, tri)[0].clamp(0, 1)
-    maps = {name: values[..., i][None, None] for i, name in enumerate(head.regions)}
+    masks = torch.stack([*head.regions.values(), scalp_reach(head)], -1)[None].to(head.verts0)
+    values = person.raster.interpolate(head.subdivide(masks), rast, tri)[0]
+    maps = {name: values[..., i][None, None].clamp(0, 1) for i, name in enumerate(head.regions)}
+    maps["reach"] = values[..., -1][None, None]
+    longest = _stretches(head.subdivide(head.verts0[None])[0], tri.long(), head.uv1)[1]
+    longest = 1000 * torch.nn.functional.pad(longest, (1, 0))[rast[0, ..., 3].long()][None, None]
+    even = 1 - _smoothstep(longest / texel_mm(person, 1), *UNEVEN)
+    maps["even"] = _box(even, size // 64 * 2 + 1)  # the triangles' borders do not show
     around = _box((maps["lips"] > 0.1).float(), size // 12 * 2 + 1)
     maps["beard"] = torch.maximum(torch.maximum(maps["chin"], maps["jaw"]), (4 * around).clamp(0, 1))
     maps["covered"] = (rast[..., 3] > 0).float()[None]
     return maps
+
+
+def _evened(albedo: Tensor, regions: dict[str, Tensor]) -> Tensor:
+    """Linear albedo (1, 3, R, R) whose neck and back of the head, drawn out by the chart, have the colour of the skin
+    next to them instead of streaks."""
+    even, work = regions["even"], regions["even"].shape[-1]
+    smooth = sum(regions[name] for name in ("neck", "scalp", "face", "forehead")).clamp(0, 1)
+    skin = (2 * even - 1).clamp_min(0) * smooth
+    near = filled(skin * resized(albedo, work), skin)
+    uneven = (2 - 2 * even).clamp_max(1) * (regions["neck"] + regions["scalp"]).clamp(0, 1)
+    return torch.lerp(albedo, up(near, albedo.shape[-1]), up(uneven, albedo.shape[-1]))
 
 
 def texel_mm(person: Person, size: int) -> float:
@@ -148,15 +169,15 @@ def _folds(scene: Assembled, view: int, side: int) -> Tensor:
     """(1, 1, R, R) in [0, 1]: where the expression presses the skin together, so that the photo shows folds."""
     head, raster = scene.person.head, scene.person.raster
     rast, tri = uv_raster(raster, head, side)
-    ratio = _shortest(scene.verts1[view], tri.long(), head.uv1) / _shortest(
-        head.subdivide((scene.cage + scene.offsets)[None])[0], tri.long(), head.uv1).clamp_min(1e-9)
+    ratio = _stretches(scene.verts1[view], tri.long(), head.uv1)[0] / _stretches(
+        head.subdivide((scene.cage + scene.offsets)[None])[0], tri.long(), head.uv1)[0].clamp_min(1e-9)
     chosen = torch.nn.functional.pad(_smoothstep(1 - ratio, *FOLD), (1, 0))[rast[0, ..., 3].long()][None, None]
     width = side // 64 * 2 + 1
     return _box(torch.nn.functional.max_pool2d(chosen, width, 1, width // 2), width)
 
 
-def _shortest(verts: Tensor, tri: Tensor, uv: Tensor) -> Tensor:
-    """(T,) smaller singular value of each triangle's map from the chart to the surface (V, 3)."""
+def _stretches(verts: Tensor, tri: Tensor, uv: Tensor) -> tuple[Tensor, Tensor]:
+    """(T,) smaller and larger singular value of each triangle's map from the chart to the surface (V, 3)."""
     chart = (uv[tri][:, 1:] - uv[tri][:, :1]).transpose(1, 2)
     edges = (verts[tri][:, 1:] - verts[tri][:, :1]).transpose(1, 2)
     determinant = chart[:, 0, 0] * chart[:, 1, 1] - chart[:, 0, 1] * chart[:, 1, 0]
@@ -165,7 +186,8 @@ def _shortest(verts: Tensor, tri: Tensor, uv: Tensor) -> Tensor:
     jacobian = edges @ (adjugate / safe[:, None, None])
     metric = jacobian.transpose(1, 2) @ jacobian
     trace, det = metric[:, 0, 0] + metric[:, 1, 1], torch.linalg.det(metric)
-    return (0.5 * (trace - (trace**2 - 4 * det).clamp_min(0).sqrt())).clamp_min(0).sqrt()
+    root = (trace**2 - 4 * det).clamp_min(0).sqrt()
+    return (0.5 * (trace - root)).clamp_min(0).sqrt(), (0.5 * (trace + root)).sqrt()
 
 
 def _merge(photos: list[Bands]) -> Bands:
