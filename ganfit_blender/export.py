@@ -33,8 +33,9 @@ def export(context: bpy.types.Context, collection: bpy.types.Collection, path: P
 
     Shape sliders are baked in; ARKit's expressions are morph targets with the weights that are set now (OBJ has none:
     it gets the expression itself). Highlights, pores and scatter are Blender's own; what is exported is colour with the
-    hair's shade, roughness, and the normal map where there is one. Textures lie inside a GLB and an FBX, else in a
-    folder beside. What is sculpted on multires is in the mesh, as far as the level holds it.
+    hair's shade, roughness, and the normal map where there is one. Textures lie inside a GLB, else in a folder beside
+    that has the file's name, and inside an FBX as well. The other parts are the head's children. What is sculpted on
+    multires is in the mesh, as far as the level holds it.
 
     Args:
         level: 0 for the cage, 1 for smooth meshes of four times its faces, and so on; above `KEYS_LEVEL` there are no
@@ -49,7 +50,7 @@ def export(context: bpy.types.Context, collection: bpy.types.Collection, path: P
         raise AddonError(PROBLEM, f"There is no folder {path.parent}.")
     active, chosen = context.view_layer.objects.active, list(context.selected_objects)
     with _plain_copies(context, collection, level) as things:
-        if kind in ("FBX", "OBJ"):
+        if kind != "GLB":
             _write_textures(things, path.with_name(f"{path.stem}_textures"))
         select(context, *things)
         try:
@@ -85,10 +86,18 @@ def _write_obj(path: str) -> set[str]:
 
 def _write_usd(path: str) -> set[str]:
     known = bpy.ops.wm.usd_export.get_rna_type().properties.keys()
-    wanted = {"export_shapekeys": True, "generate_preview_surface": True, "export_textures": True,
-              "export_textures_mode": "NEW", "overwrite_textures": True, "relative_paths": True}
+    wanted = {"export_textures": False, "export_textures_mode": "KEEP"}  # before 4.4, and since
     options = {name: value for name, value in wanted.items() if name in known}
-    return bpy.ops.wm.usd_export(filepath=path, selected_objects_only=True, export_materials=True, **options)
+    scene = bpy.context.scene
+    frames = scene.frame_start, scene.frame_end
+    scene.frame_start = scene.frame_end = scene.frame_current  # USD has weights of blend shapes in animations alone
+    try:
+        return bpy.ops.wm.usd_export(
+            filepath=path, selected_objects_only=True, export_materials=True, generate_preview_surface=True,
+            export_shapekeys=True, export_animation=True, convert_world_material=False, relative_paths=True, **options,
+        )
+    finally:
+        scene.frame_start, scene.frame_end = frames
 
 
 _WRITERS = {"GLB": _write_glb, "FBX": _write_fbx, "OBJ": _write_obj, "USD": _write_usd}
@@ -102,14 +111,13 @@ def _plain_copies(context: bpy.types.Context, collection: bpy.types.Collection,
     head = importer.head_of(collection)
     values = {block.name: block.value for block in shape_keys.expression_keys(head)}
     before = {kind: set(getattr(bpy.data, kind)) for kind in ("objects", "meshes", "materials", "images")}
-    names = {name: bpy.data.objects.get(name) for name in OBJECT_NAMES.values()}
+    names = _holders(parts)  # as they are now
     shelf = bpy.data.collections.new("GANFIT export")
     context.scene.collection.children.link(shelf)
     try:
-        for taken in names.values():
-            if taken is not None:
-                taken.name = f"{taken.name} (original)"
-        things = []
+        for taken in names:
+            taken.name = f"{taken.name} (original)"
+        things = {}
         for part, thing in parts.items():
             carved = sculpt.find(collection) if part == SKIN else None
             fine = level if part == SKIN else min(level, PARTS_LEVEL)
@@ -118,22 +126,36 @@ def _plain_copies(context: bpy.types.Context, collection: bpy.types.Collection,
             mesh = _plain_mesh(context, thing, refined, neutral if level <= KEYS_LEVEL else
                                neutral + _expression(thing, values))
             copy = bpy.data.objects.new(OBJECT_NAMES.get(part, part), mesh)
-            copy.matrix_world = thing.matrix_world
+            mesh.name = copy.name
             shelf.objects.link(copy)
             if level <= KEYS_LEVEL:
                 _copy_keys(thing, copy, refined, neutral, values)
             mesh.materials.clear()
-            mesh.materials.append(_plain_material(thing, part))
-            things.append(copy)
+            mesh.materials.append(_plain_material(thing, part, names))
+            things[part] = copy
+        for part, copy in things.items():
+            copy.matrix_world = parts[part].matrix_world
+            if part != SKIN:
+                copy.parent = things[SKIN]
+                copy.matrix_parent_inverse = parts[SKIN].matrix_world.inverted()
         context.view_layer.update()
-        yield things
+        yield list(things.values())
     finally:
         for kind in ("objects", "meshes", "materials", "images"):
             bpy.data.batch_remove(set(getattr(bpy.data, kind)) - before[kind])
         bpy.data.collections.remove(shelf)
-        for name, taken in names.items():
-            if taken is not None:
-                taken.name = name
+        for taken, name in names.items():
+            taken.name = name
+        for block in shape_keys.expression_keys(head):
+            block.value = values[block.name]  # the glTF exporter sets the frame, which drops what is not keyed yet
+
+
+def _holders(parts: dict[str, bpy.types.Object]) -> dict[bpy.types.ID, str]:
+    """The file's own data-blocks that have the names which the copies should get, with these names."""
+    wanted = [OBJECT_NAMES.get(part, part) for part in parts]
+    found = [kind.get((name, None)) for kind in (bpy.data.objects, bpy.data.meshes) for name in wanted]
+    found += [slot.material for thing in parts.values() for slot in thing.material_slots[:1]]
+    return {block: block.name for block in found if block is not None and block.library is None}
 
 
 def _neutral(context: bpy.types.Context, thing: bpy.types.Object, carved: bpy.types.Object | None,
@@ -187,10 +209,9 @@ def _plain_mesh(context: bpy.types.Context, thing: bpy.types.Object, refined: _R
     """The part's mesh for a cage (V, 3), with our UV layer alone."""
     refined(cage)
     mesh = bpy.data.meshes.new_from_object(refined.thing.evaluated_get(context.evaluated_depsgraph_get()))
-    mesh.name = thing.data.name
     for name in [layer.name for layer in mesh.uv_layers][1:]:
         mesh.uv_layers.remove(mesh.uv_layers[name])
-    ours = ("region_", "ganfit_", "makehuman_", "rest_position")
+    ours = ("region_", "ganfit_", "makehuman_", "rest_position", COLOR_ATTRIBUTE)
     for name in [attribute.name for attribute in mesh.attributes if attribute.name.startswith(ours)]:
         mesh.attributes.remove(mesh.attributes[name])
     return mesh
@@ -213,10 +234,10 @@ def _copy_keys(thing: bpy.types.Object, copy: bpy.types.Object, refined: _Refine
             block.value = values.get(key.name, 0.0)
 
 
-def _plain_material(thing: bpy.types.Object, part: str) -> bpy.types.Material:
+def _plain_material(thing: bpy.types.Object, part: str, names: dict[bpy.types.ID, str]) -> bpy.types.Material:
     """Principled with images alone, which all four formats know."""
     source = thing.data.materials[0] if thing.data.materials else None
-    material = bpy.data.materials.new(source.name if source else part)
+    material = bpy.data.materials.new(names.get(source, source.name) if source else part)
     if bpy.app.version < (5, 0, 0):
         material.use_nodes = True
     nodes, links = material.node_tree.nodes, material.node_tree.links
@@ -236,7 +257,7 @@ def _plain_material(thing: bpy.types.Object, part: str) -> bpy.types.Material:
 
 def _color_image(thing: bpy.types.Object, source: bpy.types.Material | None, part: str) -> bpy.types.Image:
     """The part's colours as an image of its own: its texture (with hair, on the skin) or its colour attribute."""
-    name = f"{thing.name.removesuffix(' (original)')} color"
+    name = f"{OBJECT_NAMES.get(part, part)} color"
     texture = _active_image(source)
     if texture is not None:
         if part != SKIN:
