@@ -4,9 +4,11 @@ import importlib.metadata
 import json
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -152,7 +154,8 @@ def reconstruct(photos: list[str | Path | bytes], options: Options | None = None
         ready = prepare(photos, options, models, timeline)
         timeline.stage("fit")
         fit(ready.person, ready.job, ready.identity, ready.mesh, fit_config(options), timeline.fit_step, cancel)
-        return finish(ready, timeline)
+        with ThreadPoolExecutor(PACKERS) as pool:
+            return finish(ready, timeline, pool)()
 
 
 @dataclass
@@ -187,15 +190,16 @@ def prepare(photos: list[str | Path | bytes], options: Options, models: Models, 
     return Ready(options, device, person, identity, mesh, job, warnings)
 
 
-def finish(ready: Ready, timeline: Timeline) -> Bundle:
-    """Everything after the fit. Raises GanfitError: what the fit left in the job, output_not_writable."""
+def finish(ready: Ready, timeline: Timeline, pool: Executor) -> Callable[[], Bundle]:
+    """Everything after the fit, see `start_result`. Raises GanfitError: what the fit left in the job."""
     job = ready.job
     if job.error is not None:
         raise job.error
     timeline.stage("bundle")
     result = describe(ready.person, job.params, job.views, job.trace, ready.options, ready.device, ready.warnings)
     scene = assemble(result, ready.person, ready.device)
-    return write_result(ready.options.out, scene, result, [v.photo.image for v in job.views], timeline, job.trace)
+    photos = [v.photo.image for v in job.views]
+    return start_result(ready.options.out, scene, result, photos, timeline, job.trace, pool)
 
 
 def reconstruct_together(people: Sequence[tuple[list[str | Path | bytes], Options]], progress: Report | None = None,
@@ -227,14 +231,29 @@ def reconstruct_together(people: Sequence[tuple[list[str | Path | bytes], Option
             first = next(iter(ready.values()))
             fit_together(first.person, [r.job for r in ready.values()], first.identity, first.mesh,
                          fit_config(first.options), timeline.fit_step, cancel)
-        for number, one in ready.items():
-            try:
-                found[number] = finish(one, timeline.branch())
-            except Exception as error:
-                found[number] = error
+        with ThreadPoolExecutor(PACKERS) as pool:  # it packs one person's files while the next one's are drawn
+            packing = deque[tuple[int, Callable[[], Bundle]]]()
+            for number, one in ready.items():
+                try:
+                    packing.append((number, finish(one, timeline.branch(), pool)))
+                except Exception as error:
+                    found[number] = error
+                while len(packing) > PACKED_AHEAD:
+                    found.update([written(*packing.popleft())])
+            found.update(written(*one) for one in packing)
     return [found[number] for number in range(len(people))]
 
 
+def written(number: int, wait: Callable[[], Bundle]) -> tuple[int, Bundle | Exception]:
+    """A person's number with the bundle that is waited for, or what went wrong with it."""
+    try:
+        return number, wait()
+    except Exception as error:
+        return number, error
+
+
+PACKED_AHEAD = 2
+"""People whose files may wait to be packed while others are drawn: they are held in memory."""
 TOGETHER_ON_GPU = 16
 """People of a folder that a GPU fits at once."""
 
@@ -315,40 +334,61 @@ def describe(person: Person, params: FitParameters, views: list[View], trace: Fi
     }
 
 
-def bundle_contents(scene: Assembled, result: dict, photos: list[np.ndarray]) -> dict[str, bytes]:
-    """Every file of the bundle but `result.json`, from parameters and photos."""
-    head = scene.person.head
+def bundle_files(scene: Assembled, result: dict, photos: list[np.ndarray]
+                 ) -> Iterator[tuple[str, Callable[[], bytes]]]:
+    """Every file of the bundle but `result.json`, from parameters and photos: its name and what packs it.
+
+    To go through them draws the pictures, in the caller's thread; to pack them any thread will do.
+    """
+    head, scale = scene.person.head, result["shape"]["scale"]
     maps = {GENERATOR: scene.generated, ALBEDO: scene.texture, NORMAL: scene.normal, ROUGHNESS: scene.roughness,
             HAIR: scene.hair}
     textures = {name: map_pixels(values) for name, values in maps.items() if values is not None}
+    for name, pixels in {**textures, **{f"photo_{i:02d}.png": photo for i, photo in enumerate(photos)}}.items():
+        yield name, partial(png, pixels)
+    yield "head.npz", partial(head_npz, scene, scale)
+    carried = textures | {ALBEDO: map_pixels(scene.shown)}
+    neutral = (scene.cage + scene.offsets).cpu().numpy()
     expression = [result["views"][0]["expression"][n] for n in head.expression_names]
-    photo_files = {f"photo_{i:02d}.png": photo for i, photo in enumerate(photos)}
-    with ThreadPoolExecutor(PACKERS) as pool:  # who packs leaves Python's lock to who draws
-        packed = {name: pool.submit(png, pixels) for name, pixels in {**textures, **photo_files}.items()}
-        packed["head.npz"] = pool.submit(head_npz, scene, result["shape"]["scale"])
-        contents = {
-            "head.glb": glb.glb_bytes(head, (scene.cage + scene.offsets).cpu().numpy(), result["shape"]["scale"],
-                                      expression, palette=result["palette"],
-                                      **glb_textures(textures | {ALBEDO: map_pixels(scene.shown)})),
-            "landmarks68.json": json_bytes(scene.landmarks.tolist()),
-            "sheet.jpg": jpeg(contact_sheet(scene, photos)),
-        }
-        for i, photo in enumerate(photos):
-            render = full_render(scene, i)
-            contents |= {f"render_{i:02d}.png": png(render), f"overlay_{i:02d}.jpg": jpeg(overlay(photo, render))}
-        return contents | {name: job.result() for name, job in packed.items()}
+    yield "head.glb", lambda: glb.glb_bytes(head, neutral, scale, expression, palette=result["palette"],
+                                            **glb_textures(carried))
+    yield "landmarks68.json", partial(json_bytes, scene.landmarks.tolist())
+    yield "sheet.jpg", partial(jpeg, contact_sheet(scene, photos))
+    for i, photo in enumerate(photos):
+        render = full_render(scene, i)
+        yield f"render_{i:02d}.png", partial(png, render)
+        yield f"overlay_{i:02d}.jpg", partial(jpeg, overlay(photo, render))
+
+
+def bundle_contents(scene: Assembled, result: dict, photos: list[np.ndarray]) -> dict[str, bytes]:
+    """`bundle_files`, packed."""
+    with ThreadPoolExecutor(PACKERS) as pool:
+        packed = {name: pool.submit(pack) for name, pack in bundle_files(scene, result, photos)}
+        return {name: job.result() for name, job in packed.items()}
+
+
+def start_result(out: str | None, scene: Assembled, result: dict, photos: list[np.ndarray], timeline: Timeline,
+                 trace: FitTrace, pool: Executor) -> Callable[[], Bundle]:
+    """Refines and draws a fit that is done; `pool` packs the files. What is returned waits for them and writes the
+    bundle, with the seconds that everything took; it raises GanfitError: output_not_writable."""
+    timeline.stage("refine")
+    scene = refined(scene, result, photos)
+    timeline.stage("bundle")
+    packed = {name: pool.submit(pack) for name, pack in bundle_files(scene, result, photos)}
+
+    def wait() -> Bundle:
+        contents = {name: job.result() for name, job in packed.items()}
+        timeline.stage("")
+        result["timings"] = {**timeline.seconds, **{f"fit: {k}": v for k, v in trace.seconds.items()}}
+        return write_bundle(out, contents | {"result.json": json_bytes(result)})
+    return wait
 
 
 def write_result(out: str | None, scene: Assembled, result: dict, photos: list[np.ndarray], timeline: Timeline,
                  trace: FitTrace) -> Bundle:
-    """Makes and writes the bundle of a fit that is done, with the seconds that everything took."""
-    timeline.stage("refine")
-    scene = refined(scene, result, photos)
-    timeline.stage("bundle")
-    contents = bundle_contents(scene, result, photos)
-    timeline.stage("")
-    result["timings"] = {**timeline.seconds, **{f"fit: {k}": v for k, v in trace.seconds.items()}}
-    return write_bundle(out, contents | {"result.json": json_bytes(result)})
+    """`start_result` to its end."""
+    with ThreadPoolExecutor(PACKERS) as pool:
+        return start_result(out, scene, result, photos, timeline, trace, pool)()
 
 
 def refined(scene: Assembled, result: dict, photos: list[np.ndarray]) -> Assembled:

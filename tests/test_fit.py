@@ -22,7 +22,7 @@ from backend.fit.skin import log_colour
 from backend.fit.views import prepare_view
 from backend.options import Options
 from backend.photo import load_photo
-from backend.pipeline import Models, align_views, reconstruct
+from backend.pipeline import Models, align_views, reconstruct, reconstruct_together
 from backend.render.camera import Camera
 from backend.render.color import linear_to_srgb, srgb_to_linear
 
@@ -155,6 +155,38 @@ def test_people_fitted_together_are_fitted_as_if_alone(models: Models, astronaut
         for name, tensor in one.params.tensors().items():
             torch.testing.assert_close(other.params.tensors()[name], tensor, rtol=0, atol=0.02, msg=name)
     assert "tint" in together[0].trace.losses and together[1].trace.losses["tint"] == [0, 0, 0]
+
+
+def test_bundles_of_people_together_are_theirs_alone(models: Models, astronaut: Path, tmp_path: Path) -> None:
+    """A photo, one that is none, three more, of which one's folder cannot be written any more when its fit is done:
+    every outcome in its place, and the files are those of the person alone."""
+    picture = Image.open(astronaut).convert("RGB")
+    photos: list[bytes] = []
+    for image in (picture, picture.convert("L"), picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT), picture):
+        stream = io.BytesIO()
+        image.save(stream, "PNG")
+        photos.append(stream.getvalue())
+    photos.insert(1, b"no photo")
+    people = [([photo], QUICK.replace(out=str(tmp_path / str(i)))) for i, photo in enumerate(photos)]
+
+    def report(stage: str, step: int, *_: object) -> None:
+        if stage == "fit" and step and not (tmp_path / "4").exists():
+            (tmp_path / "4").write_bytes(b"in the way")
+
+    found = reconstruct_together(people, report, models=models)
+    for i in (1, 4):
+        assert isinstance(found[i], GanfitError)
+    assert found[1].code == "photo_format" and found[4].code == "output_not_writable"
+    for i in (0, 2, 3):
+        together, alone = found[i], reconstruct([photos[i]], QUICK, models=models)
+        assert not isinstance(together, Exception)
+        files = set(together.result["files"])
+        assert {f.name for f in (tmp_path / str(i)).iterdir()} == files | {"result.json"}
+        assert files == set(alone.result["files"])
+        for name in ("albedo.png", "render_00.png", "sheet.jpg"):
+            a, b = (np.asarray(Image.open(io.BytesIO(bundle.read(name))), float) for bundle in (together, alone))
+            assert np.abs(a - b).mean() < 1, name
+        assert set(together.result["timings"]) == set(alone.result["timings"])
 
 
 def test_two_photos_share_shape_and_texture(models: Models, astronaut: Path) -> None:

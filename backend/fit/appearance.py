@@ -93,14 +93,14 @@ class Start:
                 sh[i, :, channel] = torch.linalg.solve(system, rows.T @ photo[:, channel] + ridge @ white * count)
         return sh
 
-    def palette(self) -> Tensor:
-        """(1, N, 3) the palette with the colours of irises and teeth that the photos show at the brightness that they
-        have there.
+    def palette(self, usual: Tensor) -> Tensor:
+        """The usual palette (1, N, 3) with the colours of irises and teeth that the photos show at the brightness that
+        they have there.
 
         The light's tint is not taken off: at this point it is less certain than the iris's colour.
         """
         energy, head = self.energy, self.energy.person.head
-        palette = self.params.palette.clone()
+        palette = usual.clone()
         if energy.any_grey:
             return palette
         for name, pixels in (("iris", [v.iris_pixels() for v in energy.views[0]]),
@@ -111,8 +111,8 @@ class Start:
             shading = (self.out.shading * constant(LUMA, self.out.shading)).sum(-1)[share > 0.5]
             if len(shading):
                 photo = torch.from_numpy(np.concatenate(pixels)).to(energy.device)
-                usual = palette[0, index]
-                palette[0, index] = surface_colour(photo, shading.median().expand(len(photo), 3), usual)
+                seen = shading.median().expand(len(photo), 3)
+                palette[0, index] = surface_colour(photo, seen, palette[0, index])
         return palette
 
     @torch.no_grad()
@@ -140,14 +140,17 @@ def usual_skin(luma: Tensor) -> Tensor:
 MIN_SURFACE_PIXELS = 20
 """Fewer pixels than this show lashes and highlights rather than an iris, and no tooth."""
 
+BRIGHTEST = 0.8
+"""Linear albedo of the brightest channel of a tooth; what the shading leaves brighter keeps its hue."""
+
 
 def surface_colour(photo: Tensor, shading: Tensor, usual: Tensor) -> Tensor:
     """Encoded albedo (3,) of a surface seen in pixels (N, 3) under their shading (N, 3): the median, so that highlights
     and lashes do not count; `usual` (3,) where fewer than `MIN_SURFACE_PIXELS` are seen."""
     if len(photo) < MIN_SURFACE_PIXELS:
         return usual
-    albedo = srgb_to_linear(photo) / shading.clamp(min=0.05)
-    return linear_to_srgb(albedo.median(0).values.clamp(0.002, 0.8))
+    albedo = (srgb_to_linear(photo) / shading.clamp(min=0.05)).median(0).values
+    return linear_to_srgb(albedo * (BRIGHTEST / albedo.max().clamp(min=BRIGHTEST))).clamp(min=0.03)
 
 
 @torch.no_grad()
@@ -161,5 +164,5 @@ def initial_appearance(energy: Energy, params: FitParameters) -> FitParameters:
         target.usual_tint = losses.tint(energy.person.generator(params.latent, energy.stage.texture_size))
         target.has_tint = torch.ones_like(target.has_tint)
     params = replace(params, sh=Start(energy, params).light())
-    target.usual_palette = Start(energy, params).palette()
+    target.usual_palette = Start(energy, params).palette(params.palette)
     return replace(params, palette=target.usual_palette)

@@ -92,7 +92,8 @@ def start_stage(person: Person, job: FitJob, identity: torch.nn.Module, mesh: Fa
                 stage: StageConfig, before: Energy | None) -> Energy:
     """A person's energy in a stage, with what the stage before, if there was one, knows of skin and palette.
 
-    In the first stage the job's parameters get their appearance.
+    In the first stage the job's parameters get their appearance, in later ones the palette is measured anew under the
+    light and in the mouth that have been found.
     """
     energy = Energy.of_person(person, job.views, identity, mesh, stage, job.params.identity.device,
                               job.params.offsets, job.pins)
@@ -102,7 +103,8 @@ def start_stage(person: Person, job: FitJob, identity: torch.nn.Module, mesh: Fa
         if not job.lit or Start(energy, solved).error() < Start(energy, params).error():
             job.params = solved.apart([len(job.views)])[0]
         return energy
-    target = replace(energy.target, skin=Start(energy, params).skin(), usual_palette=before.target.usual_palette,
+    start = Start(energy, params)
+    target = replace(energy.target, skin=start.skin(), usual_palette=start.palette(before.target.usual_palette),
                      usual_tint=before.target.usual_tint, has_tint=before.target.has_tint)
     return replace(energy, target=target)
 
