@@ -143,7 +143,11 @@ def test_a_silent_worker_is_killed(worker, monkeypatch):
     monkeypatch.setattr(job_module, "HELLO_TIMEOUT_S", 0.3)
     client = worker("mute")
     status = run(client)
-    assert status.error.code == "worker_silent" and not client.alive
+    assert status.error.code == "worker_silent"
+    deadline = time.monotonic() + 5
+    while client.alive and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not client.alive
 
 
 def test_close_leaves_no_process(worker):

@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import bpy  # noqa: E402
 import numpy as np  # noqa: E402
 from character import attempt, find, head, points  # noqa: E402
-from in_blender import EXTENSION, answer, empty_scene, install, preferences, quiet_stdout  # noqa: E402
+from in_blender import answer, empty_scene, install, leave, preferences, quiet_stdout  # noqa: E402
 
 report: dict = {}
 arrays: dict[str, np.ndarray] = {}
@@ -147,4 +147,4 @@ def main(job: dict) -> None:
 
 if __name__ == "__main__":
     main(json.loads(sys.argv[1]))
-    bpy.ops.preferences.addon_disable(module=EXTENSION)
+    leave()

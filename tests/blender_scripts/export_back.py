@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import bpy  # noqa: E402
 import numpy as np  # noqa: E402
 from character import head  # noqa: E402
-from in_blender import EXTENSION, answer, empty_scene, install, quiet_stdout  # noqa: E402
+from in_blender import answer, empty_scene, install, leave, quiet_stdout  # noqa: E402
 from mathutils import Euler, Matrix, Vector  # noqa: E402
 
 PLACED = Matrix.LocRotScale(Vector((0.3, -1.2, 1.6)), Euler((0.2, -0.1, 0.7)), Vector((1.1, 1.1, 1.1)))
@@ -179,4 +179,4 @@ def main(job: dict) -> None:
 
 if __name__ == "__main__":
     main(json.loads(sys.argv[1]))
-    bpy.ops.preferences.addon_disable(module=EXTENSION)
+    leave()

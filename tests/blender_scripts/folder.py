@@ -14,7 +14,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 
 import bpy  # noqa: E402
-from in_blender import EXTENSION, answer, empty_scene, install, preferences, quiet_stdout  # noqa: E402
+from in_blender import EXTENSION, answer, empty_scene, install, leave, preferences, quiet_stdout  # noqa: E402
 
 
 def run() -> str:
@@ -106,4 +106,4 @@ def main(job: dict) -> None:
 
 if __name__ == "__main__":
     main(json.loads(sys.argv[1]))
-    bpy.ops.preferences.addon_disable(module=EXTENSION)
+    leave()

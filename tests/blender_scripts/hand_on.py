@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import bpy  # noqa: E402
 import numpy as np  # noqa: E402
 from character import attempt, carve, evaluated, find, head, points  # noqa: E402
-from in_blender import EXTENSION, answer, empty_scene, install, quiet_stdout  # noqa: E402
+from in_blender import EXTENSION, answer, empty_scene, install, leave, quiet_stdout  # noqa: E402
 from mathutils import Vector  # noqa: E402
 
 report: dict = {}
@@ -156,4 +156,4 @@ def main(job: dict) -> None:
 
 if __name__ == "__main__":
     main(json.loads(sys.argv[1]))
-    bpy.ops.preferences.addon_disable(module=EXTENSION)
+    leave()

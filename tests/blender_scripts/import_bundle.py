@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import bpy  # noqa: E402
 import numpy as np  # noqa: E402
 from bpy_extras.object_utils import world_to_camera_view  # noqa: E402
-from in_blender import answer, empty_scene, install, quiet_stdout, render  # noqa: E402
+from in_blender import answer, empty_scene, install, leave, quiet_stdout, render  # noqa: E402
 from mathutils import Vector  # noqa: E402
 
 
@@ -140,4 +140,4 @@ def main(job: dict) -> None:
 
 if __name__ == "__main__":
     main(json.loads(sys.argv[1]))
-    bpy.ops.preferences.addon_disable(module="bl_ext.user_default.ganfit")
+    leave()

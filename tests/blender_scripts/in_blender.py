@@ -26,6 +26,20 @@ def install(zip_file: str | Path) -> None:
         raise SystemExit(f"Blender did not enable the extension {zip_file}.")
 
 
+def leave() -> None:
+    """Disables the extension, which ends what it has started: the last thing that a script does.
+
+    The module of Blender 4.2 crashes after Python's end, in `SpaceType`'s destructor, whenever something still refers
+    to it; `import bpy; bpy.ops.export_scene.gltf(filepath=...)` is enough. There the process ends here, with everything
+    done: a crash before stays a crash.
+    """
+    bpy.ops.preferences.addon_disable(module=EXTENSION)
+    if bpy.app.version < (4, 3, 0):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
+
+
 def preferences() -> bpy.types.AddonPreferences:
     """The extension's preferences."""
     return bpy.context.preferences.addons[EXTENSION].preferences

@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import bpy  # noqa: E402
 import numpy as np  # noqa: E402
 from character import find, head  # noqa: E402
-from in_blender import EXTENSION, answer, empty_scene, install, linear_pixels, quiet_stdout, render  # noqa: E402
+from in_blender import EXTENSION, answer, empty_scene, install, leave, linear_pixels, quiet_stdout, render  # noqa: E402
 
 report: dict = {}
 arrays: dict[str, np.ndarray] = {}
@@ -212,4 +212,4 @@ def main(job: dict) -> None:
 
 if __name__ == "__main__":
     main(json.loads(sys.argv[1]))
-    bpy.ops.preferences.addon_disable(module=EXTENSION)
+    leave()

@@ -15,7 +15,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 
 import bpy  # noqa: E402
-from in_blender import EXTENSION, answer, empty_scene, install, preferences, quiet_stdout  # noqa: E402
+from in_blender import EXTENSION, answer, empty_scene, install, leave, preferences, quiet_stdout  # noqa: E402
 
 report: dict = {}
 
@@ -204,4 +204,4 @@ def main(job: dict) -> None:
 
 if __name__ == "__main__":
     main(json.loads(sys.argv[1]))
-    bpy.ops.preferences.addon_disable(module=EXTENSION)
+    leave()

@@ -17,7 +17,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 
 import bpy  # noqa: E402
-from in_blender import empty_scene, install, preferences, quiet_stdout, render  # noqa: E402
+from in_blender import empty_scene, install, leave, preferences, quiet_stdout, render  # noqa: E402
 
 SAMPLES = 96
 LONGEST_SIDE = 1024  # of the render, in pixels
@@ -87,4 +87,4 @@ def main(job: dict) -> None:
 
 if __name__ == "__main__":
     main(json.loads(sys.argv[1]))
-    bpy.ops.preferences.addon_disable(module="bl_ext.user_default.ganfit")
+    leave()
