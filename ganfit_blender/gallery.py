@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import bpy
@@ -12,56 +13,59 @@ from .batch_table import DONE, SKIPPED, Person, grid_place
 from .errors import AddonError
 from .importer import scene as importer
 
-KINDS = ("objects", "meshes", "shape_keys", "materials", "images", "cameras", "lights", "worlds", "collections",
+KINDS = ("objects", "meshes", "materials", "images", "cameras", "lights", "worlds", "collections",
          "node_groups", "actions")
 PLACE = "ganfit_place"  # on a person's collection or instance: (x, z) on the grid, metres
 
 
-def place_people(context: bpy.types.Context, name: str, people: list[Person], linked: bool, placed: set[str],
-                 limit: int = 0) -> int:
-    """Puts everyone who has a result into the collection `name` of the scene; returns how many are new in it.
+def place_people(context: bpy.types.Context, name: str, people: list[Person], linked: bool,
+                 placed: set[str]) -> Iterator[bool]:
+    """Puts everyone who has a result into the collection `name` of the scene, in steps that each take a blink.
+
+    A step gives whether it has brought someone into the scene. What an undo between two steps takes back ends them
+    with a ReferenceError; begun anew, they go on with whoever is not there.
 
     Whoever is there from an earlier run stays; a result that was made anew takes the place of the old one, which is
     hidden. When the folder has grown since, those who are there move to their places on the larger grid.
 
     Args:
         placed: bundles that this run has placed already, which are left alone; those placed now are added.
-        limit: at most so many at once; 0 for all.
 
     Raises AddonError: of a bundle that cannot be read, when all others are in.
     """
     if not any(person.bundle for person in people):
-        return 0
+        return
     parent = bpy.data.collections.get(name)
     if parent is None or parent.name not in context.scene.collection.children:
         parent = bpy.data.collections.new(name)
         context.scene.collection.children.link(parent)
     places = {person.bundle: grid_place(number, len(people)) for number, person in enumerate(people) if person.bundle}
     _rearrange(parent, places)
-    added, problem = 0, None
+    problem = None
     for person in people:
         if person.state not in (DONE, SKIPPED) or not person.bundle or person.bundle in placed:
             continue
-        if limit and added == limit:
-            break
-        placed.add(person.bundle)
         before = _versions(parent, person.bundle)
         if before and person.state == SKIPPED:
+            placed.add(person.bundle)
             continue
         try:
-            add = _add_linked if linked else _add
-            thing = add(context, parent, Path(person.bundle))
+            thing = yield from (_linked if linked else _local)(Path(person.bundle))
         except AddonError as error:
+            placed.add(person.bundle)
             problem = problem or error
             continue
         for old in before:
             old.hide_viewport = old.hide_render = True
         thing[PLACE] = [0.0, 0.0]
         _move(thing, places[person.bundle])
-        added += 1
+        (parent.objects if linked else parent.children).link(thing)
+        placed.add(person.bundle)
+        if context.view_layer.objects.active is None and not linked:
+            importer.select_head(context, importer.head_of(thing))
+        yield True
     if problem is not None:
         raise problem
-    return added
 
 
 def _rearrange(parent: bpy.types.Collection, places: dict[str, tuple[float, float]]) -> None:
@@ -93,29 +97,45 @@ def _versions(parent: bpy.types.Collection, bundle: str) -> list[bpy.types.Colle
             if _bundle(thing) == bundle and not thing.hide_viewport]
 
 
-def _add(context: bpy.types.Context, parent: bpy.types.Collection, folder: Path) -> bpy.types.Collection:
+def _local(folder: Path) -> Generator[bool, None, bpy.types.Collection]:
     """The person's own collection."""
-    collection = importer.import_bundle(context, folder, match=False)
+    collection = yield from _built(folder)
     views.setup(importer.head_of(collection))
-    context.scene.collection.children.unlink(collection)
-    parent.children.link(collection)
     return collection
 
 
-def _add_linked(context: bpy.types.Context, parent: bpy.types.Collection, folder: Path) -> bpy.types.Object:
-    """Writes the person into `<name>.blend` in its folder, and an instance linked from there into the scene."""
-    path = folder / f"{folder.name}.blend"
-    known = {item for kind in KINDS for item in getattr(bpy.data, kind)}
-    collection = importer.import_bundle(context, folder, match=False)
+def _linked(folder: Path) -> Generator[bool, None, bpy.types.Object]:
+    """Writes the person into `<name>.blend` in its folder; an instance linked from there."""
+    path, made = folder / f"{folder.name}.blend", set()
+    collection = yield from _built(folder, made)
     name = collection.name
     bpy.data.libraries.write(str(path), {collection}, path_remap="RELATIVE_ALL", compress=True)
-    bpy.data.batch_remove([item for kind in KINDS for item in getattr(bpy.data, kind)
-                           if item not in known and kind != "shape_keys"])
+    yield False
+    bpy.data.batch_remove(made)
+    yield False
     with bpy.data.libraries.load(str(path), link=True, relative=bool(bpy.data.filepath)) as (_, wanted):
         wanted.collections = [name]
     thing = bpy.data.objects.new(folder.name, None)
     thing.instance_type, thing.instance_collection = "COLLECTION", wanted.collections[0]
     thing.empty_display_size = 0.05
     thing["ganfit_bundle"] = str(folder)
-    parent.objects.link(thing)
     return thing
+
+
+def _built(folder: Path, made: set[bpy.types.ID] | None = None) -> Generator[bool, None, bpy.types.Collection]:
+    """The steps of a person's import; what each of them adds to the file is noted in `made`."""
+    steps = importer.build(folder)
+    while True:
+        known = _everything() if made is not None else set()
+        try:
+            next(steps)
+        except StopIteration as end:
+            return end.value
+        finally:
+            if made is not None:
+                made |= _everything() - known
+        yield False
+
+
+def _everything() -> set[bpy.types.ID]:
+    return {item for kind in KINDS for item in getattr(bpy.data, kind)}

@@ -66,6 +66,10 @@ def test_undo_takes_the_people_back(report):
     assert report["undone"] == {}
 
 
+def test_an_undo_while_someone_is_placed_ends_that_and_new_steps_place_everyone(report):
+    assert report["undone between steps"] == ["ReferenceError", 2, 2]
+
+
 def test_linked_people_have_a_file_each_and_leave_nothing_local(report):
     links = report["linked"]["collections"]["people"]["links"]
     assert report["linked result"] == "FINISHED" and [link[0] for link in links] == ["anna", "carol"]

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from dataclasses import dataclass
 
 import bpy
@@ -59,8 +60,12 @@ PORES_MM, WRINKLES_MM = 0.9, 2.6
 PORE_DEPTH = 0.1
 
 
-def make_material(bundle: ResultBundle, part: Part) -> bpy.types.Material:
-    """The material of a part: Principled, its colour from a packed image (skin, eyes) or from the colour attribute."""
+def make_material(bundle: ResultBundle, part: Part, eye: bpy.types.Image | None) -> bpy.types.Material:
+    """The material of a part: Principled, its colour from a packed image (skin, eyes) or from the colour attribute.
+
+    Args:
+        eye: what `eye_image` has made.
+    """
     surface = SURFACES.get(part.name, OTHER)
     material = bpy.data.materials.new(f"{bundle.name} {part.name.replace('_', ' ')}")
     if bpy.app.version < (5, 0, 0):
@@ -71,11 +76,11 @@ def make_material(bundle: ResultBundle, part: Part) -> bpy.types.Material:
     output.location, shader.location = (320, 0), (0, 0)
     links.new(shader.outputs["BSDF"], output.inputs["Surface"])
     _set_surface(material, shader, surface)
-    rings = _eye_rings(bundle, part) if part.name in EYES else None
+    rings = _eye_rings(bundle, part) if part.name in EYES and eye is not None else None
     if part.name == SKIN and (bundle.folder / ALBEDO).is_file():
         _skin_nodes(material, shader, bundle, part)
     elif rings is not None:
-        _eye_nodes(material, shader, bundle, part, rings)
+        _eye_nodes(material, shader, bundle, part, rings, eye)
     else:
         color = nodes.new("ShaderNodeVertexColor")
         color.layer_name = COLOR_ATTRIBUTE
@@ -89,6 +94,19 @@ def make_material(bundle: ResultBundle, part: Part) -> bpy.types.Material:
     if part.name != SKIN:
         material.diffuse_color = (*_mean_color(bundle, part), 1.0)  # what the solid view shows
     return material
+
+
+def eye_image(bundle: ResultBundle, parts: list[Part]) -> Generator[None, None, bpy.types.Image | None]:
+    """The person's eye colours as an image for both eyes, whose UV maps are alike, in steps; None without eyes."""
+    rings = next((found for part in parts if part.name in EYES and (found := _eye_rings(bundle, part))), None)
+    if rings is None:
+        return None
+    picture = textures.eye_picture(rings, dict(zip(map(str, bundle.head["palette_names"]), bundle.palette)))
+    yield
+    image = textures.make_image(f"{bundle.name} eye", picture, pack=False)
+    yield
+    image.pack()
+    return image
 
 
 def _brighten(material: bpy.types.Material, color: bpy.types.NodeSocket) -> bpy.types.NodeSocket:
@@ -351,12 +369,12 @@ def _eye_rings(bundle: ResultBundle, part: Part) -> textures.EyeRings | None:
 
 
 def _eye_nodes(material: bpy.types.Material, shader: bpy.types.ShaderNode, bundle: ResultBundle, part: Part,
-               rings: textures.EyeRings) -> None:
+               rings: textures.EyeRings, eye: bpy.types.Image) -> None:
     """The eye's picture as it is seen through the cornea; the iris does not scatter light as the white does."""
     nodes, links = material.node_tree.nodes, material.node_tree.links
     layer = cornea.add_nodes(material, bundle, part, rings.limbus)
     texture = nodes.new("ShaderNodeTexImage")
-    texture.image, texture.extension, texture.location = _eye_image(bundle, rings), "EXTEND", (-420, 220)
+    texture.image, texture.extension, texture.location = eye, "EXTEND", (-420, 220)
     texture.interpolation = "Closest"  # the layer scatters its places over a pixel, which is linear interpolation
     links.new(layer.outputs["UV"], texture.inputs["Vector"])
     links.new(texture.outputs["Color"], shader.inputs["Base Color"])
@@ -368,16 +386,6 @@ def _eye_nodes(material: bpy.types.Material, shader: bpy.types.ShaderNode, bundl
     links.new(layer.outputs["Scatter"], scatter.inputs[1])
     links.new(scatter.outputs[0], shader.inputs["Subsurface Scale"])
     nodes.active = texture
-
-
-def _eye_image(bundle: ResultBundle, rings: textures.EyeRings) -> bpy.types.Image:
-    """The person's eye colours as an image that both eyes share, since their UV maps are alike."""
-    shared = next((image for image in bpy.data.images if image.get("ganfit_eye") == str(bundle.folder)), None)
-    if shared is None:
-        colors = dict(zip((str(name) for name in bundle.head["palette_names"]), bundle.palette))
-        shared = textures.make_image(f"{bundle.name} eye", textures.eye_picture(rings, colors))
-        shared["ganfit_eye"] = str(bundle.folder)
-    return shared
 
 
 def _load_image(bundle: ResultBundle, file: str, colorspace: str) -> bpy.types.Image:

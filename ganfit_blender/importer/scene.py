@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -34,17 +35,51 @@ def import_bundle(context: bpy.types.Context, folder: Path, match: bool = True) 
     Returns:
         The new collection. Raises AddonError: `bundle_missing`, `bundle_version`, `bundle_damaged`.
     """
+    steps = build(folder)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            collection = end.value
+            break
+    context.scene.collection.children.link(collection)
+    select_head(context, head_of(collection))
+    if match:
+        match_photo(context, collection)
+    return collection
+
+
+def build(folder: Path) -> Generator[None, None, bpy.types.Collection]:
+    """Builds the person of a bundle in a collection that is in no scene yet, in steps that each take a blink.
+
+    Whoever takes the steps at different times has to expect a ReferenceError: an undo between them takes back what
+    they have built.
+
+    Returns:
+        The new collection. Raises AddonError as `import_bundle` does.
+    """
     bundle = read_bundle(folder)
+    yield
+    parts = mesh.split(bundle)
+    eye = yield from material.eye_image(bundle, parts)
+    yield
     collection = bpy.data.collections.new(bundle.name)
     collection[PERSON] = bundle.name
-    context.scene.collection.children.link(collection)
-    head = _add_parts(bundle, collection)
+    things = {}
+    for part in parts:
+        thing = things[part.name] = mesh.make_object(bundle, part, collection)
+        thing.data.materials.append(material.make_material(bundle, part, eye))
+        shape_keys.add_shape_keys(thing, bundle, part)
+        yield
+    head = things[SKIN]
+    for name, thing in things.items():
+        material.scale_with(thing.data.materials[0], head)
+        if name != SKIN:
+            thing.parent = head
+            shape_keys.follow(thing, head)
     _add_views(bundle, collection)
     _set_provenance(head, bundle)
     shape_keys.set_expression(head, bundle.views[0].expression)
-    _select(context, head)
-    if match:
-        match_photo(context, collection)
     return collection
 
 
@@ -155,23 +190,6 @@ def release_photo(context: bpy.types.Context) -> None:
         _photo_look(collection, False)
 
 
-def _add_parts(bundle: ResultBundle, collection: bpy.types.Collection) -> bpy.types.Object:
-    """All parts with materials and shape keys, parented to the head, which is returned."""
-    things = {}
-    for part in mesh.split(bundle):
-        thing = mesh.make_object(bundle, part, collection)
-        thing.data.materials.append(material.make_material(bundle, part))
-        shape_keys.add_shape_keys(thing, bundle, part)
-        things[part.name] = thing
-    head = things[SKIN]
-    for name, thing in things.items():
-        material.scale_with(thing.data.materials[0], head)
-        if name != SKIN:
-            thing.parent = head
-            shape_keys.follow(thing, head)
-    return head
-
-
 def _add_views(bundle: ResultBundle, collection: bpy.types.Collection) -> None:
     """A camera, a sun and a world for each photo; only the first photo's sun shines."""
     for number, view in enumerate(bundle.views):
@@ -195,7 +213,7 @@ def _set_provenance(head: bpy.types.Object, bundle: ResultBundle) -> None:
     head["ganfit_generator"] = str(result.get("texture", {}).get("generator_sha256", ""))
 
 
-def _select(context: bpy.types.Context, head: bpy.types.Object) -> None:
+def select_head(context: bpy.types.Context, head: bpy.types.Object) -> None:
     """Makes the head the only selected object, where it is in the view layer."""
     context.view_layer.update()  # since 5.0 a collection that was just linked is in the layer only then
     if head.name in context.view_layer.objects:

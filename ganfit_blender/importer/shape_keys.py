@@ -61,7 +61,7 @@ def add_shape_keys(thing: bpy.types.Object, bundle: ResultBundle, part: Part) ->
         key = thing.shape_key_add(name=name, from_mix=False)
         key.slider_min, key.slider_max = limits[name]
         key.value = 0.0
-        key.data.foreach_set("co", basis + delta.ravel())
+        key.points.foreach_set("co", basis + delta.ravel())
         added.append(name)
     if added:
         thing.data.shape_keys.name = thing.name

@@ -53,18 +53,26 @@ def eye_picture(rings: EyeRings, palette: dict[str, np.ndarray], size: int = EYE
     rng = np.random.default_rng(seed)
     linear = {name: srgb_to_linear(np.clip(np.asarray(color, np.float64), 0, 1)) for name, color in palette.items()}
     axis = ((np.arange(size) + 0.5) / size - 0.5).astype(np.float32)
-    radius = np.hypot(*np.meshgrid(axis, axis))
-    color = _sclera(rng, radius, linear["sclera"])
-    half = int(np.ceil(rings.sclera * 1.1 * size)) + 1
+    coarse = axis.reshape(-1, 2).mean(1)  # the white has nothing as fine as the iris
+    white = np.clip(_sclera(rng, np.hypot(*np.meshgrid(coarse, coarse)), linear["sclera"]), 0, 1)
+    half = 2 * int(np.ceil(rings.sclera * 0.55 * size)) + 2
     middle = slice(size // 2 - half, size // 2 + half)
+    around = white[middle.start // 2 : middle.stop // 2, middle.start // 2 : middle.stop // 2]
     x, y = np.meshgrid(axis[middle], axis[middle])
     inner = np.hypot(x, y)
     front = _iris(rng, rings, inner, np.arctan2(y, x) / (2 * np.pi) % 1.0, linear["iris"])
     front = _mix(front, linear["limbus"], 0.85 * _smooth(inner, rings.iris, rings.limbus))
-    front = _mix(front, color[middle, middle], _smooth(inner, rings.limbus, rings.sclera * 1.06))
+    front = _mix(front, _doubled(around), _smooth(inner, rings.limbus, rings.sclera * 1.06))
     front = _mix(front, linear["pupil"] * 0.3, 1 - _smooth(inner, rings.pupil * 0.93, rings.pupil * 1.05))
-    color[middle, middle] = front
-    return linear_to_srgb(np.clip(color, 0, 1)).astype(np.float32)
+    picture = _doubled(linear_to_srgb(white).astype(np.float32))
+    picture[middle, middle] = linear_to_srgb(np.clip(front, 0, 1))
+    return picture
+
+
+def _doubled(picture: np.ndarray) -> np.ndarray:
+    """Each pixel as four."""
+    height, width = picture.shape[:2]
+    return np.broadcast_to(picture[:, None, :, None], (height, 2, width, 2, 3)).reshape(2 * height, 2 * width, 3)
 
 
 def _iris(rng: np.random.Generator, rings: EyeRings, radius: np.ndarray, turn: np.ndarray,
@@ -82,9 +90,9 @@ def _sclera(rng: np.random.Generator, radius: np.ndarray, color: np.ndarray) -> 
     """Linear colours of the white: paler than the fit's, pink and veined towards the corners."""
     far = _smooth(radius, 0.09, 0.22)
     veins = _smooth(_cloud(rng, len(radius), 40), 0.55, 0.9) * far
-    white = SCLERA_SHADE * _pale(color).astype(np.float32) * (1 + 0.04 * _cloud(rng, len(radius), 12))[..., None]
-    white *= 1 - far[..., None] * np.array([0.05, 0.16, 0.18], np.float32)
-    return white * (1 - veins[..., None] * np.array([0.05, 0.3, 0.28], np.float32))
+    shade = SCLERA_SHADE * (1 + 0.04 * _cloud(rng, len(radius), 12))
+    channels = zip(_pale(color).tolist(), (0.05, 0.16, 0.18), (0.05, 0.3, 0.28))
+    return np.stack([white * shade * (1 - pink * far) * (1 - red * veins) for white, pink, red in channels], -1)
 
 
 def draw_in_uv(uv: np.ndarray, values: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -141,15 +149,19 @@ def spread(picture: np.ndarray, covered: np.ndarray, pixels: int) -> np.ndarray:
     return picture
 
 
-def make_image(name: str, pixels: np.ndarray, color: bool = True) -> bpy.types.Image:
-    """A packed 8-bit image of (H, W, 1 or 3) values in [0, 1], row 0 at the bottom; encoded sRGB, or plain data."""
+def make_image(name: str, pixels: np.ndarray, color: bool = True, pack: bool = True) -> bpy.types.Image:
+    """An 8-bit image of (H, W, 1 or 3) values in [0, 1], row 0 at the bottom; encoded sRGB, or plain data.
+
+    It has to be packed to be saved with the file.
+    """
     height, width = pixels.shape[:2]
     image = bpy.data.images.new(name, width, height, alpha=False, is_data=not color)
     rgba = np.ones((height, width, 4), np.float32)
     rgba[..., :3] = pixels
     image.pixels.foreach_set(rgba.ravel())
     image.update()
-    image.pack()
+    if pack:
+        image.pack()
     return image
 
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The operator that reconstructs everyone in a folder."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from .. import gallery, preferences, protocol, session
 from ..batch_table import FAILED, TABLE, output_folder, read_table
 from ..errors import AddonError
 from ..job import JobStatus, WorkerJob
-from ..sculpt import object_mode, select
+from ..sculpt import object_mode
 from ..ui_strings import MESSAGES, label, tip
 from .base import JobOperator
 from .reconstruct import worker_options
@@ -23,7 +24,8 @@ class GANFIT_OT_batch(JobOperator, bpy.types.Operator):
     bl_options = {"UNDO"}
 
     _out: Path
-    _seen = _stale = 0.0  # when the table was written that is shown; the one of an earlier run
+    _seen = _stale = _read = 0.0  # when the table was written that is shown; an earlier run's; whose heads have come
+    _steps: Iterator[bool] | None = None
     _problem: AddonError | None = None
 
     def begin(self, context: bpy.types.Context) -> tuple[WorkerJob, Path]:
@@ -36,36 +38,47 @@ class GANFIT_OT_batch(JobOperator, bpy.types.Operator):
         params = {"folder": str(folder), "out": str(self._out), "options": worker_options(settings)}
         worker = preferences.worker()
         self._placed: set[str] = set()
-        self._seen = self._stale = self._stamp()
+        self._seen = self._stale = self._read = self._stamp()
+        self._steps = None
         context.window_manager.ganfit_batch.rows.clear()
         return WorkerJob(worker, protocol.BATCH, params), worker.log_path
 
     def follow(self, context: bpy.types.Context) -> bool:
-        """Keeps the table in the panel up to date and adds a head that is done, unless the artist is in another mode.
+        """Keeps the table in the panel up to date and adds heads that are done, unless the artist is in another mode.
 
-        What is selected and active stays so. A result that cannot be read is left for the end.
+        A head comes in steps, one at each call, so that Blender goes on drawing. What is selected stays so.
         """
         self._show_table(context)
-        if self._seen == self._stale or context.mode != "OBJECT":
-            return False
-        active, chosen = context.view_layer.objects.active, list(context.selected_objects)
+        return context.mode == "OBJECT" and self._place(context)
+
+    def _place(self, context: bpy.types.Context) -> bool:
+        """Takes a step in placing whoever is done; whether someone is new in the scene.
+
+        A result that cannot be read is left for the end.
+        """
+        if self._steps is None and self._seen != self._read:
+            self._read = self._seen
+            self._steps = gallery.place_people(context, self._out.name, read_table(self._out),
+                                               context.scene.ganfit.arrange == "linked", self._placed)
         try:
-            added = gallery.place_people(context, self._out.name, read_table(self._out),
-                                         context.scene.ganfit.arrange == "linked", self._placed, limit=1)
+            if self._steps is not None:
+                return next(self._steps)
+        except StopIteration:
+            pass
         except AddonError as error:
             self._problem = self._problem or error
-            return False
-        if added and active is not None:
-            select(context, *chosen, active)
-            active.select_set(active in chosen)
-        return bool(added)
+        except ReferenceError:  # the artist has undone something
+            self._read = 0.0
+        self._steps = None
+        return False
 
     def conclude(self, context: bpy.types.Context, result: dict[str, Any]) -> str:
         """Puts everyone into the scene who has a head and is not there yet."""
         object_mode(context)
+        self._show_table(context)
+        while self._steps is not None or self._seen != self._read:
+            self._place(context)
         people = read_table(self._out)
-        linked = context.scene.ganfit.arrange == "linked"
-        gallery.place_people(context, self._out.name, people, linked, self._placed)
         if self._problem is not None:
             raise self._problem
         failed = sum(person.state == FAILED for person in people)

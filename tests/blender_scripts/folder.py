@@ -42,18 +42,40 @@ def described(scene: bpy.types.Scene) -> dict:
 
 
 def watched() -> list:
-    """From now on: how many heads there are, and everyone's state, after each time that heads are placed."""
+    """From now on: how many heads there are, and everyone's state, after each step in placing heads."""
     gallery, seen = sys.modules[f"{EXTENSION}.gallery"], []
     place = gallery.place_people
 
     def watching(context, name, people, *more, **named):
-        added = place(context, name, people, *more, **named)
-        heads = [thing for thing in context.scene.objects if thing.get("ganfit_part") == "skin"]
-        seen.append([len(heads), [person.state for person in people]])
-        return added
+        for added in place(context, name, people, *more, **named):
+            heads = [thing for thing in context.scene.objects if thing.get("ganfit_part") == "skin"]
+            seen.append([len(heads), [person.state for person in people]])
+            yield added
 
     gallery.place_people = watching
     return seen
+
+
+def undone_between_steps(folder: Path) -> list:
+    """An undo while someone is being placed: how the steps end, who comes by new ones, how many heads there are."""
+    gallery, table = (sys.modules[f"{EXTENSION}.{name}"] for name in ("gallery", "batch_table"))
+    placed: set[str] = set()
+
+    def place():
+        return gallery.place_people(bpy.context, "again", table.read_table(folder), False, placed)
+
+    for name in ("one", "two"):
+        bpy.ops.ed.undo_push(message=name)
+    steps, end = place(), ""
+    for _ in range(5):
+        next(steps)
+    bpy.ops.ed.undo()
+    try:
+        list(steps)
+    except ReferenceError:
+        end = "ReferenceError"
+    added = sum(place())
+    return [end, added, len([t for t in bpy.context.scene.objects if t.get("ganfit_part") == "skin"])]
 
 
 def restarted(mode: str) -> None:
@@ -101,6 +123,8 @@ def main(job: dict) -> None:
     next(t for t in scene.objects if t.get("ganfit_part") == "skin").location.x += 0.05  # the artist's own move
     (Path(job["people"]) / "abe.jpg").write_bytes(b"abe")
     report["on result"], report["on"] = run(), described(scene)
+    empty_scene()
+    report["undone between steps"] = undone_between_steps(out / "results" / "people")
     answer(out / "report.json", **report)
 
 
