@@ -16,7 +16,7 @@ from .importer import hair, shape_keys, textures
 from .importer import scene as importer
 from .importer.axes import linear_to_srgb
 from .importer.bundle import SKIN
-from .importer.mesh import COLOR_ATTRIBUTE, EYES, OBJECT_NAMES, SUBDIVISION, UV_LAYERS
+from .importer.mesh import COLOR_ATTRIBUTE, EYES, OBJECT_NAMES, SUBDIVISION
 from .sculpt import object_mode, select
 
 FORMATS = {"GLB": ".glb", "FBX": ".fbx", "OBJ": ".obj", "USD": ".usdc"}
@@ -186,6 +186,7 @@ class _Refined:
         self.thing = thing.copy()
         self.thing.data = thing.data.copy()
         shelf.objects.link(self.thing)
+        self.thing.hide_viewport = False  # of what is disabled in viewports Blender evaluates no modifiers
         shapes.remove_keys(self.thing)
         for modifier in list(self.thing.modifiers):
             if modifier.type != "MULTIRES" or modifier.total_levels == 0 or not level:
@@ -228,7 +229,7 @@ def _copy_keys(thing: bpy.types.Object, copy: bpy.types.Object, refined: _Refine
     copy.shape_key_add(name=shape_keys.BASIS, from_mix=False)
     for key in keys:
         moved = refined(neutral + shapes.key_points(key) - basis)
-        if np.abs(moved - still).max() > MOVES_M:
+        if np.abs(moved - still).max(initial=0.0) > MOVES_M:
             block = copy.shape_key_add(name=key.name, from_mix=False)
             shapes.set_key_points(block, moved)
             block.value = values.get(key.name, 0.0)
@@ -242,11 +243,17 @@ def _plain_material(thing: bpy.types.Object, part: str, names: dict[bpy.types.ID
         material.use_nodes = True
     nodes, links = material.node_tree.nodes, material.node_tree.links
     shader = next(node for node in nodes if node.type == "BSDF_PRINCIPLED")
-    color = nodes.new("ShaderNodeTexImage")
-    color.image = _color_image(thing, source, part)
-    links.new(color.outputs["Color"], shader.inputs["Base Color"])
     shader.inputs["Roughness"].default_value = 0.5
-    old = next((n for n in source.node_tree.nodes if n.type == "BSDF_PRINCIPLED"), None) if source else None
+    tree = source.node_tree if source else None
+    old = next((node for node in tree.nodes if node.type == "BSDF_PRINCIPLED"), None) if tree else None
+    picture = _color_image(thing, source, part)
+    if picture is not None:
+        color = nodes.new("ShaderNodeTexImage")
+        color.image = picture
+        links.new(color.outputs["Color"], shader.inputs["Base Color"])
+    elif source is not None:
+        plain = old.inputs["Base Color"].default_value if old is not None else source.diffuse_color
+        shader.inputs["Base Color"].default_value = plain
     if old is not None:
         roughness = WET_ROUGHNESS if part in EYES else old.inputs["Roughness"].default_value  # there the coat shines
         shader.inputs["Roughness"].default_value = roughness
@@ -255,8 +262,11 @@ def _plain_material(thing: bpy.types.Object, part: str, names: dict[bpy.types.ID
     return material
 
 
-def _color_image(thing: bpy.types.Object, source: bpy.types.Material | None, part: str) -> bpy.types.Image:
-    """The part's colours as an image of its own: its texture (with hair, on the skin) or its colour attribute."""
+def _color_image(thing: bpy.types.Object, source: bpy.types.Material | None, part: str) -> bpy.types.Image | None:
+    """The part's colours as an image of its own: its texture (with hair, on the skin) or its colour attribute.
+
+    None when the artist has taken both away.
+    """
     name = f"{OBJECT_NAMES.get(part, part)} color"
     texture = _active_image(source)
     if texture is not None:
@@ -264,14 +274,17 @@ def _color_image(thing: bpy.types.Object, source: bpy.types.Material | None, par
             return texture
         return textures.make_image(name, hair.compose(source, textures.read_image(texture)[..., :3]))
     mesh = thing.data
+    attribute = mesh.attributes.get(COLOR_ATTRIBUTE)
+    if attribute is None or attribute.domain != "POINT" or not mesh.uv_layers or not mesh.polygons:
+        return None
     mesh.calc_loop_triangles()
     corners = np.array([triangle.loops[:] for triangle in mesh.loop_triangles])
     uv = np.empty(len(mesh.loops) * 2, np.float32)
-    mesh.uv_layers[next(iter(UV_LAYERS))].uv.foreach_get("vector", uv)
+    mesh.uv_layers[0].uv.foreach_get("vector", uv)
     vertex = np.empty(len(mesh.loops), np.int32)
     mesh.loops.foreach_get("vertex_index", vertex)
     rgba = np.empty(len(mesh.vertices) * 4, np.float32)
-    mesh.attributes[COLOR_ATTRIBUTE].data.foreach_get("color", rgba)
+    attribute.data.foreach_get("color", rgba)
     encoded = linear_to_srgb(rgba.reshape(-1, 4)[:, :3])
     picture, covered = textures.draw_in_uv(uv.reshape(-1, 2)[corners], encoded[vertex[corners]], COLOR_SIZE)
     if not covered.any():

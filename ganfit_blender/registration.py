@@ -12,11 +12,11 @@ CLASSES = (*preferences.CLASSES, *properties.CLASSES, *views.CLASSES, *operators
 
 @bpy.app.handlers.persistent
 def forget_news(*_: object) -> None:
-    """After an undo the last job's good news may not hold any more."""
+    """After an undo, and in another file, the last job's good news may not hold any more."""
     session.current().message = ""
 
 
-HANDLERS = (bpy.app.handlers.undo_post, bpy.app.handlers.redo_post)
+HANDLERS = (bpy.app.handlers.undo_post, bpy.app.handlers.redo_post, bpy.app.handlers.load_post)
 
 
 def register() -> None:

@@ -14,7 +14,7 @@ from mathutils import Vector
 from .importer import scene as importer
 
 STUDIO = "ganfit_studio"  # on the studio's collection; on the scene: what it has changed, as JSON
-BEFORE_WORLD = "ganfit_studio_world"  # on the scene: its own world
+BEFORE_BLOCKS = "ganfit_studio_before"  # on the scene: its camera and world, its lamps by number
 LENS_MM, SENSOR_MM, RESOLUTION = 85.0, 36.0, (1080, 1350)
 GREY = (0.18, 0.18, 0.18)
 
@@ -65,23 +65,23 @@ def remove(context: bpy.types.Context) -> bool:
     scene, collection = context.scene, find(context.scene)
     if collection is not None:
         for thing in list(collection.objects):
-            data = thing.data
+            data = [thing.data, *(slot.material for slot in thing.material_slots)]
             bpy.data.objects.remove(thing)
-            if data is not None and data.users == 0:
-                bpy.data.batch_remove([data])
+            for block in data:
+                if block is not None and block.users == 0:
+                    bpy.data.batch_remove([block])
         bpy.data.collections.remove(collection)
     if STUDIO not in scene:
         return collection is not None
     before = json.loads(scene.pop(STUDIO))
     ours = scene.world
-    scene.world = scene.pop(BEFORE_WORLD, None)
+    named, lamps = importer.take_blocks(scene, BEFORE_BLOCKS, before["lamps"])
+    scene.camera, scene.world = named.get("camera"), named.get("world")
     if ours is not None and STUDIO in ours and ours.users == 0:
         bpy.data.worlds.remove(ours)
-    scene.camera = bpy.data.objects.get(before["camera"]) if before["camera"] else None
     for path, value in before["settings"]:
         importer.set_value(scene, path, value)
-    for name in before["lamps"]:
-        lamp = bpy.data.objects.get(name)
+    for lamp in lamps:
         if lamp is not None:
             lamp.hide_render = lamp.hide_viewport = False
     return True
@@ -163,15 +163,9 @@ def _take_over(context: bpy.types.Context, collection: bpy.types.Collection, cam
         "view_settings.exposure": 0.0,
         "view_settings.gamma": 1.0,
     }
-    scene[STUDIO] = json.dumps(
-        {
-            "camera": scene.camera.name if scene.camera else "",
-            "lamps": [lamp.name for lamp in lamps],
-            "settings": [[path, importer.get_value(scene, path)] for path in wanted],
-        }
-    )
-    if scene.world is not None:
-        scene[BEFORE_WORLD] = scene.world
+    settings = [[path, importer.get_value(scene, path)] for path in wanted]
+    scene[STUDIO] = json.dumps({"lamps": len(lamps), "settings": settings})
+    importer.keep_blocks(scene, BEFORE_BLOCKS, lamps, camera=scene.camera, world=scene.world)
     for path, value in wanted.items():
         importer.set_value(scene, path, value)
     for lamp in lamps:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ RESULT = "ganfit_result"  # on the head: result.json without the fit's curves, a
 VIEW = "ganfit_view"  # on cameras and suns: number of the photo
 WORLD = "ganfit_world"  # on cameras: the photo's world
 BEFORE = "ganfit_before"  # on the scene: what Match Photo has changed, as JSON
-BEFORE_WORLD = "ganfit_before_world"  # on the scene: its own world, kept from being dropped as unused
+BEFORE_BLOCKS = "ganfit_before_blocks"  # on the scene: its camera and world, the person, what was hidden by number
 HAIR = "ganfit_hair"  # on hair: the name of its cut. The photo has hair of its own, so Match Photo hides it
 SHOWN = "ganfit_shown"  # on hair while it is hidden for Match Photo
 LEFT_OUT = ("losses",)
@@ -144,16 +144,11 @@ def match_photo(context: bpy.types.Context, collection: bpy.types.Collection, vi
     wanted = _settings(eye["ganfit_size"])
     shown = set(collection.all_objects)
     hidden = [thing for thing in context.view_layer.objects if thing not in shown and not thing.hide_render]
-    scene[BEFORE] = json.dumps(
-        {
-            "person": collection.name,
-            "settings": [[path, get_value(scene, path)] for path in wanted if _has(scene, path)],
-            "camera": scene.camera.name if scene.camera else "",
-            "hidden": [[thing.name, thing.hide_get()] for thing in hidden],
-        }
-    )
-    if scene.world is not None:
-        scene[BEFORE_WORLD] = scene.world
+    scene[BEFORE] = json.dumps({
+        "settings": [[path, get_value(scene, path)] for path in wanted if _has(scene, path)],
+        "hidden": [thing.hide_get() for thing in hidden],
+    })
+    keep_blocks(scene, BEFORE_BLOCKS, hidden, person=collection, camera=scene.camera, world=scene.world)
     for path, value in wanted.items():
         set_value(scene, path, value)
     scene.camera, scene.world = eye, eye.get(WORLD) or scene.world
@@ -170,7 +165,7 @@ def match_photo(context: bpy.types.Context, collection: bpy.types.Collection, vi
 
 
 def release_photo(context: bpy.types.Context) -> None:
-    """Undoes `match_photo`; what was deleted or renamed in the meantime is left alone."""
+    """Undoes `match_photo`; what was deleted in the meantime is left alone."""
     scene = context.scene
     if not is_matched(scene):
         return
@@ -178,16 +173,31 @@ def release_photo(context: bpy.types.Context) -> None:
     del scene[BEFORE]
     for path, value in before["settings"]:
         set_value(scene, path, value)
-    scene.camera = bpy.data.objects.get(before["camera"]) if before["camera"] else None
-    scene.world = scene.pop(BEFORE_WORLD, None)
-    for name, was_hidden in before["hidden"]:
-        thing = context.view_layer.objects.get(name)
+    named, hidden = take_blocks(scene, BEFORE_BLOCKS, len(before["hidden"]))
+    scene.camera, scene.world = named.get("camera"), named.get("world")
+    for thing, was_hidden in zip(hidden, before["hidden"]):
         if thing is not None:
             thing.hide_render = False
-            thing.hide_set(was_hidden)
-    collection = bpy.data.collections.get(before["person"])
-    if collection is not None:
-        _photo_look(collection, False)
+            if thing.name in context.view_layer.objects:
+                thing.hide_set(was_hidden)
+    if named.get("person") is not None:
+        _photo_look(named["person"], False)
+
+
+def keep_blocks(scene: bpy.types.Scene, key: str, many: Sequence[bpy.types.ID], **named: bpy.types.ID | None) -> None:
+    """Writes down data-blocks on the scene, which finds them again whatever they are called by then."""
+    numbered = {str(number): block for number, block in enumerate(many)}
+    scene[key] = {name: block for name, block in (numbered | named).items() if block is not None}
+
+
+def take_blocks(scene: bpy.types.Scene, key: str,
+                count: int) -> tuple[dict[str, bpy.types.ID | None], list[bpy.types.ID | None]]:
+    """What `keep_blocks` has kept: the named ones, and `count` others; None for what was deleted. The note is gone."""
+    kept = scene.pop(key, {})
+    for name, block in kept.items():
+        if isinstance(block, bpy.types.Object) and block.name not in scene.objects:
+            kept[name] = None  # deleted by the artist; only the note has kept it in the file
+    return kept, [kept.get(str(number)) for number in range(count)]
 
 
 def _add_views(bundle: ResultBundle, collection: bpy.types.Collection) -> None:
@@ -260,7 +270,7 @@ def set_value(scene: bpy.types.Scene, path: str, value: Any) -> None:
 
 
 def _photo_look(collection: bpy.types.Collection, on: bool) -> None:
-    for thing in collection.all_objects:
+    for thing in list(collection.all_objects):  # hiding one rebuilds Blender's own list
         if HAIR in thing:
             _hide_hair(thing, on)
             continue

@@ -51,7 +51,7 @@ class GANFIT_OT_remove_hair(PersonOperator, bpy.types.Operator):
         object_mode(context)
         head = importer.active_head(context)
         hair_curves.remove(importer.active_person(context))
-        if context.view_layer.objects.active is None and not head.hide_get():
+        if context.view_layer.objects.active is None and head.visible_get():
             context.view_layer.objects.active = head
         return {"FINISHED"}
 

@@ -18,11 +18,13 @@ class GANFIT_OT_paint_skin(PersonOperator, bpy.types.Operator):
 
     @classmethod
     def poll(cls, context: bpy.types.Context) -> bool:
-        """There is a head that can be seen."""
+        """There is a head that can be seen, with a material."""
         if not super().poll(context):
             return False
-        if importer.active_head(context).hide_get():
-            cls.poll_message_set(MESSAGES["head_hidden"])
+        head = importer.active_head(context)
+        material = head.active_material
+        if not head.visible_get() or material is None or material.node_tree is None:
+            cls.poll_message_set(MESSAGES["head_hidden" if not head.visible_get() else "no_material"])
             return False
         return True
 

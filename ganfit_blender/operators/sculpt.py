@@ -30,11 +30,15 @@ class GANFIT_OT_sculpt_prepare(PersonOperator, bpy.types.Operator):
 
     @classmethod
     def poll(cls, context: bpy.types.Context) -> bool:
-        """There is a head that stands alone."""
+        """There is a head that stands alone and can be seen, or a sculpt to go on with."""
         if not super().poll(context):
             return False
-        if body.find(importer.active_person(context)) is not None:
+        person = importer.active_person(context)
+        if body.find(person) is not None:
             cls.poll_message_set(MESSAGES["body_first"])
+            return False
+        if sculpt.find(person) is None and not importer.head_of(person).visible_get():
+            cls.poll_message_set(MESSAGES["head_hidden"])
             return False
         return True
 
