@@ -16,6 +16,7 @@ from .importer import hair, shape_keys, textures
 from .importer import scene as importer
 from .importer.axes import linear_to_srgb
 from .importer.bundle import SKIN
+from .importer.material import painted_image
 from .importer.mesh import COLOR_ATTRIBUTE, EYES, OBJECT_NAMES, SUBDIVISION
 from .sculpt import object_mode, select
 
@@ -268,7 +269,7 @@ def _color_image(thing: bpy.types.Object, source: bpy.types.Material | None, par
     None when the artist has taken both away.
     """
     name = f"{OBJECT_NAMES.get(part, part)} color"
-    texture = _active_image(source)
+    texture = painted_image(source)
     if texture is not None:
         if part != SKIN:
             return texture
@@ -290,22 +291,6 @@ def _color_image(thing: bpy.types.Object, source: bpy.types.Material | None, par
     if not covered.any():
         picture, covered = picture + encoded.mean(0), ~covered
     return textures.make_image(name, textures.spread(picture, covered, COLOR_SIZE))
-
-
-def _active_image(material: bpy.types.Material | None) -> bpy.types.Image | None:
-    """The image that the artist paints on: the one that leads to the base colour."""
-    if material is None or material.node_tree is None:
-        return None
-    shader = next((node for node in material.node_tree.nodes if node.type == "BSDF_PRINCIPLED"), None)
-    waiting = [shader.inputs["Base Color"]] if shader is not None else []
-    while waiting:
-        socket = waiting.pop(0)
-        for link in socket.links:
-            node = link.from_node
-            if node.type == "TEX_IMAGE" and node.image is not None and node.name != hair.MASK:
-                return node.image
-            waiting += [entry for entry in node.inputs if entry.is_linked and entry.name != "Factor"]
-    return None
 
 
 def _link_linked_image(material: bpy.types.Material, old: bpy.types.NodeSocket, new: bpy.types.NodeSocket) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import bpy
 import numpy as np
 
-from . import hair_curves, shapes
+from . import hair_curves, sculpt_skin, shapes
 from .errors import AddonError
 from .importer import scene as importer
 from .importer import shape_keys
@@ -30,15 +30,18 @@ def find(collection: bpy.types.Collection) -> bpy.types.Object | None:
     return next((thing for thing in collection.all_objects if COPY_OF in thing), None)
 
 
-def prepare(context: bpy.types.Context, collection: bpy.types.Collection, levels: int) -> bpy.types.Object:
+def prepare(context: bpy.types.Context, collection: bpy.types.Collection, levels: int,
+            show_skin: bool = True) -> bpy.types.Object:
     """Makes a multires copy of the head's neutral shape and hides the head, which keeps its shape keys.
 
     Args:
         levels: of multires; each has four times the last one's quads.
+        show_skin: show the skin's colours in sculpt mode too, laid over the surface as it is now.
 
     Returns:
         The copy, selected, in sculpt mode. A copy that is there already is taken up again.
     """
+    object_mode(context)
     head = importer.head_of(collection)
     copy = find(collection)
     if copy is None:
@@ -48,10 +51,13 @@ def prepare(context: bpy.types.Context, collection: bpy.types.Collection, levels
         with context.temp_override(object=copy, active_object=copy):
             bpy.ops.object.multires_subdivide(modifier=modifier.name, mode="CATMULL_CLARK")
     modifier.levels = modifier.sculpt_levels = modifier.render_levels = modifier.total_levels
+    copy.hide_set(False)
+    sculpt_skin.hide(copy, head.active_material)
+    if show_skin:
+        sculpt_skin.show(copy, shapes.evaluated_points(context, copy)[: len(copy.data.vertices)])
     head.hide_render = True
     head.hide_set(True)
     _show_hair(head, False)
-    copy.hide_set(False)
     select(context, copy)
     bpy.ops.object.mode_set(mode="SCULPT")
     return copy
@@ -191,7 +197,6 @@ class _Smooth:
 
 def _copy(context: bpy.types.Context, collection: bpy.types.Collection, head: bpy.types.Object) -> bpy.types.Object:
     """The head's neutral shape as an object of its own, with the head's detail where it has some."""
-    object_mode(context)
     values = {block.name: block.value for block in shape_keys.expression_keys(head)}
     neutral = shapes.neutral_points(head)
     shape_keys.set_expression(head, {})
@@ -243,6 +248,7 @@ def _with_skin(lashes: bpy.types.Object, skin: np.ndarray, offset: np.ndarray) -
 def _remove(context: bpy.types.Context, head: bpy.types.Object, copy: bpy.types.Object) -> None:
     """Deletes the copy and shows the head."""
     mesh = copy.data
+    sculpt_skin.hide(copy, head.active_material)
     bpy.data.objects.remove(copy)
     if mesh.users == 0:
         bpy.data.meshes.remove(mesh)

@@ -59,9 +59,14 @@ TEXTS: dict[str, Text] = {
     "sculpt_prepare": Text(
         "Prepare for Sculpt",
         "Make a multires copy of the neutral head and sculpt on it. The head itself keeps its shape keys and is only "
-        "hidden, so nothing is lost",
+        "hidden, so nothing is lost. Press again to lay the skin's colours over the shape as it is by then",
     ),
     "sculpt_levels": Text("Levels", "How often the quads are divided. Each level has four times as many"),
+    "show_skin": Text(
+        "Show Skin",
+        "Show the skin's colours while sculpting, and turn a solid view to Material Preview. Off, the view stays as it "
+        "is, for sculpting on a matcap",
+    ),
     "sculpt_transfer": Text(
         "Transfer Sculpt",
         "Carry the sculpted shape to the neutral head and to all its expressions, and remove the copy",

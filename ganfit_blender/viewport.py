@@ -11,14 +11,14 @@ def look_through_camera(context: bpy.types.Context, on: bool) -> None:
     if space is None:
         return
     space.region_3d.view_perspective = "CAMERA" if on else "PERSP"
-    if on and space.shading.type in {"WIREFRAME", "SOLID"}:
+    if on and not shows_material(context):
         show_material(context)
 
 
 def show_material(context: bpy.types.Context, fast: bool = False) -> None:
     """Shows textures and the scene's own light in the 3D view.
 
-    Textures alone where every frame counts (`fast`, for sculpting) and where shaders would take minutes.
+    Textures alone where every frame counts (`fast`, for painting) and where shaders would take minutes.
     """
     space = view_3d(context)
     if space is None:
@@ -28,6 +28,12 @@ def show_material(context: bpy.types.Context, fast: bool = False) -> None:
         space.shading.use_scene_lights = space.shading.use_scene_world = True
     else:
         space.shading.type, space.shading.color_type = "SOLID", "TEXTURE"
+
+
+def shows_material(context: bpy.types.Context) -> bool:
+    """Whether the 3D view shows materials already; also where there is none."""
+    space = view_3d(context)
+    return space is None or space.shading.type in {"MATERIAL", "RENDERED"}
 
 
 def view_3d(context: bpy.types.Context) -> bpy.types.SpaceView3D | None:

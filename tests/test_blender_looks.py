@@ -104,6 +104,22 @@ def test_hair_of_the_photo_covers_what_it_covers_and_can_be_taken_off(looks):
     np.testing.assert_allclose(looks.arrays["hair baked 0"], 0.5, atol=0.01)
 
 
+def test_a_sculpt_has_the_skin_s_colours_without_uv_maps_and_is_the_skin_with_them(looks):
+    """Cycles draws all three under a white sky; the hair on one half of the head alone tells left from right."""
+    assert looks.report["sculpt's own"] == [True, True]
+    for side in ("front", "left", "right", "back"):
+        skin, own, bare = (looks.arrays[f"sculpt {side} {name}"] for name in ("skin", "own", "no UV"))
+        seen = skin[..., 3] > 0.99
+        skin, own, bare = (linear_to_srgb(np.clip(picture[seen, :3], 0, 1)) for picture in (skin, own, bare))
+        np.testing.assert_allclose(own, skin, atol=1e-3)
+        off = np.abs(bare - skin).max(1)
+        print(f"{side}: median {np.median(off):.4f}, 90 % {np.quantile(off, 0.9):.4f}")
+        assert np.median(off) < 0.02 and np.quantile(off, 0.9) < 0.06, side
+    assert looks.report["sculpt's last"] == [True, True]
+    before, after = looks.report["left of the sculpt's skin"]
+    assert after == before
+
+
 def test_maps_of_a_refinement_are_used(looks):
     plain, mapped = looks.report["skin"], looks.report["mapped"]
     assert "NORMAL_MAP.Color" not in plain and "BSDF_PRINCIPLED.Roughness" not in plain

@@ -87,7 +87,7 @@ def test_the_commands_that_are_shown_are_understood() -> None:
 
 def test_the_labels_that_are_named_exist() -> None:
     """What blender.md prints in italics is a label of the panel or of Blender."""
-    blender = {"Edit > Preferences > Get Extensions", "Install from Disk", "Online Access"}
+    blender = {"Edit > Preferences > Get Extensions", "Install from Disk", "Material Preview", "Online Access"}
     messages = {text for text in ui_strings.MESSAGES.values() if len(text) < 20}
     known = {text.label.rstrip(".") for text in ui_strings.TEXTS.values()} | blender | messages
     text = re.sub(r"```.*?```", "", manual.page_text("blender"), flags=re.S)

@@ -130,14 +130,18 @@ def compose(material: bpy.types.Material, albedo: np.ndarray) -> np.ndarray:
     rows = (np.arange(height) * mask.image.size[1]) // height
     columns = (np.arange(width) * mask.image.size[0]) // width
     picture = textures.read_image(mask.image)[rows][:, columns]
-    linear, strength = srgb_to_linear(albedo), amount.inputs[1].default_value
     if mix_socket(mix.inputs, "B").is_linked:  # the photo's hair, each texel with its own colour
-        share, color = picture[..., 3:] * strength, srgb_to_linear(picture[..., :3])
-        return linear_to_srgb(linear + np.clip(share, 0, 1) * (color - linear)).astype(np.float32)
-    hairs = 0.55 + 0.45 * np.clip(0.5 + 1.5 * textures.cloud(max(height, width), int(UV_LENGTH_MM / HAIRS_MM), 9), 0, 1)
-    share = picture[..., 0] * hairs[:height, :width] * strength
-    color = np.array(mix_socket(mix.inputs, "B").default_value[:3])
-    return linear_to_srgb(linear + np.clip(share, 0, 1)[..., None] * (color - linear)).astype(np.float32)
+        share = picture[..., 3]
+        color = srgb_to_linear(picture[share > 0, :3])
+    else:
+        noise = textures.cloud(max(height, width), int(UV_LENGTH_MM / HAIRS_MM), 9)[:height, :width]
+        share = picture[..., 0] * (0.55 + 0.45 * np.clip(0.5 + 1.5 * noise, 0, 1))
+        color = np.array(mix_socket(mix.inputs, "B").default_value[:3])
+    haired, composed = share > 0, albedo.astype(np.float32)
+    linear = srgb_to_linear(albedo[haired])
+    linear += np.clip(share[haired] * amount.inputs[1].default_value, 0, 1)[:, None] * (color - linear)
+    composed[haired] = linear_to_srgb(linear)
+    return composed
 
 
 def mix_socket(sockets: bpy.types.NodeInputs | bpy.types.NodeOutputs, name: str, kind: str = "Color") -> Any:

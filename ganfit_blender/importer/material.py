@@ -228,6 +228,22 @@ def set_photo_look(material: bpy.types.Material, on: bool) -> None:
             del node[KEPT]
 
 
+def painted_image(material: bpy.types.Material | None) -> bpy.types.Image | None:
+    """The image that the artist paints on: the one that leads to the base colour."""
+    if material is None or material.node_tree is None:
+        return None
+    shader = next((node for node in material.node_tree.nodes if node.type == "BSDF_PRINCIPLED"), None)
+    waiting = [shader.inputs["Base Color"]] if shader is not None else []
+    while waiting:
+        socket = waiting.pop(0)
+        for link in socket.links:
+            node = link.from_node
+            if node.type == "TEX_IMAGE" and node.image is not None and node.name != hair.MASK:
+                return node.image
+            waiting += [entry for entry in node.inputs if entry.is_linked and entry.name != "Factor"]
+    return None
+
+
 def _mean_color(bundle: ResultBundle, part: Part) -> list[float]:
     """Linear mean colour of a part's vertices."""
     encoded = bundle.head["palette_weights"][part.vertices] @ bundle.palette

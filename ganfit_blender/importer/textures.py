@@ -107,20 +107,23 @@ def draw_in_uv(uv: np.ndarray, values: np.ndarray, size: int) -> tuple[np.ndarra
     """
     picture, covered = np.zeros((size, size, values.shape[-1]), np.float32), np.zeros((size, size), bool)
     points = np.asarray(uv, np.float64) * size - 0.5
-    (a, b, c) = np.moveaxis(points, 1, 0)
-    area = (b[:, 0] - a[:, 0]) * (c[:, 1] - a[:, 1]) - (b[:, 1] - a[:, 1]) * (c[:, 0] - a[:, 0])
+    a, b, c = np.moveaxis(points, 1, 0)
+    (ux, uy), (vx, vy) = (b - a).T, (c - a).T
+    area = ux * vy - uy * vx
     low = np.clip(np.floor(points.min(1)).astype(int), 0, size - 1)
     wide, high = (np.clip(np.ceil(points.max(1)).astype(int), 0, size - 1) - low + 1).T
+    first, along, up = values[:, 0], values[:, 1] - values[:, 0], values[:, 2] - values[:, 0]
     for some in _batches(np.where(np.abs(area) < 1e-12, 0, wide * high)):
         count = (wide * high)[some]
         one = np.repeat(some, count)  # the triangle of each pixel in the triangles' boxes
-        place = np.arange(len(one)) - np.repeat(np.cumsum(count) - count, count)
-        x, y = low[one, 0] + place % wide[one], low[one, 1] + place // wide[one]
-        v = ((x - a[one, 0]) * (c - a)[one, 1] - (y - a[one, 1]) * (c - a)[one, 0]) / area[one]
-        w = ((b - a)[one, 0] * (y - a[one, 1]) - (b - a)[one, 1] * (x - a[one, 0])) / area[one]
+        row, x = np.divmod(np.arange(len(one)) - np.repeat(np.cumsum(count) - count, count), wide[one])
+        x, y = x + low[one, 0], row + low[one, 1]
+        right, above = x - a[one, 0], y - a[one, 1]
+        v = right * (vy / area)[one] - above * (vx / area)[one]
+        w = above * (ux / area)[one] - right * (uy / area)[one]
         inside = (v >= -1e-6) & (w >= -1e-6) & (v + w <= 1 + 1e-6)
-        one, x, y, weights = one[inside], x[inside], y[inside], np.stack([1 - v - w, v, w], -1)[inside, :, None]
-        picture[y, x] = (weights * values[one]).sum(1)
+        one, x, y, v, w = one[inside], x[inside], y[inside], v[inside, None], w[inside, None]
+        picture[y, x] = first[one] + v * along[one] + w * up[one]
         covered[y, x] = True
     return picture, covered
 

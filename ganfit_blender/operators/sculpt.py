@@ -14,7 +14,7 @@ from ..importer import scene as importer
 from ..importer.bundle import read_bundle
 from ..job import WorkerJob
 from ..ui_strings import MESSAGES, label, tip
-from ..viewport import show_material
+from ..viewport import show_material, shows_material
 from .base import JobOperator, PersonOperator
 from .reconstruct import new_folder
 from .result import import_folder
@@ -27,6 +27,7 @@ class GANFIT_OT_sculpt_prepare(PersonOperator, bpy.types.Operator):
     bl_options = {"REGISTER", "UNDO"}
 
     levels: IntProperty(name=label("sculpt_levels"), description=tip("sculpt_levels"), min=1, max=6, default=3)
+    show_skin: BoolProperty(name=label("show_skin"), description=tip("show_skin"), default=True)
 
     @classmethod
     def poll(cls, context: bpy.types.Context) -> bool:
@@ -44,8 +45,9 @@ class GANFIT_OT_sculpt_prepare(PersonOperator, bpy.types.Operator):
 
     def run(self, context: bpy.types.Context) -> set[str]:
         """Makes the multires copy and goes into sculpt mode."""
-        copy = sculpt.prepare(context, importer.active_person(context), self.levels)
-        show_material(context, fast=True)
+        copy = sculpt.prepare(context, importer.active_person(context), self.levels, self.show_skin)
+        if self.show_skin and not shows_material(context):
+            show_material(context)
         session.current().dismiss()
         self.report({"INFO"}, MESSAGES["sculpting"].format(name=copy.name))
         return {"FINISHED"}

@@ -161,8 +161,7 @@ def sculpts(out: Path) -> None:
     copy = find("ganfit_sculpt_of")
     report["prepared"] = {
         "mode": bpy.context.mode, "levels": copy.modifiers[0].total_levels, "keys": len(keys),
-        "hidden": head().hide_get(), "material": copy.data.materials[0] == head().data.materials[0],
-        "copy has keys": copy.data.shape_keys is not None,
+        "hidden": head().hide_get(), "copy has keys": copy.data.shape_keys is not None,
     }
     arrays["sculpted"] = carve(copy)
     lashes = find("ganfit_part", "lashes")

@@ -121,6 +121,52 @@ def photo_hair(out: Path) -> None:
         arrays[f"hair baked {strength:.0f}"] = hair.compose(skin, np.full((32, 32, 3), 0.5, np.float32))
 
 
+def sculpts(out: Path) -> None:
+    """The sculpt from three sides: with the head's skin, with its own, and without UV maps, as sculpt mode has it."""
+    def packed() -> list[list[str]]:
+        images = (image.name for image in bpy.data.images if image.packed_file)
+        return [sorted(images), bpy.data.materials.keys(), bpy.data.meshes.keys()]
+
+    scene, skin, before = bpy.context.scene, head().active_material, packed()
+    bpy.ops.ganfit.sculpt_prepare(levels=1)
+    bpy.ops.object.mode_set(mode="OBJECT")
+    copy = find("ganfit_sculpt_of")
+    scene.world, scene.cycles.diffuse_bounces = bpy.data.worlds.new("White"), 0
+    if bpy.app.version < (5, 0, 0):
+        scene.world.use_nodes = True
+    scene.world.node_tree.nodes["Background"].inputs["Color"].default_value = (1, 1, 1, 1)
+    for thing in scene.objects:
+        thing.hide_render = thing != copy
+    camera = bpy.data.objects.new("Sculpt Camera", bpy.data.cameras.new("Sculpt Camera"))
+    scene.collection.objects.link(camera)
+    camera.data.type, camera.data.ortho_scale = "ORTHO", 0.35
+    scene.camera, scene.render.resolution_x, scene.render.resolution_y = camera, 120, 120
+    scene.render.film_transparent = True
+    own, plain = copy.active_material, copy.data.copy()
+    while plain.uv_layers:
+        plain.uv_layers.remove(plain.uv_layers[0])
+    report["sculpt's own"] = [own != skin, own.node_tree.nodes.active.image == skin.node_tree.nodes.active.image]
+    for side, turn in (("front", 0), ("left", 60), ("right", -60), ("back", 180)):
+        camera.rotation_euler = (math.pi / 2, 0, math.radians(turn))
+        camera.location = head().matrix_world.translation + camera.rotation_euler.to_matrix().col[2]
+        for name, mesh, material in (("skin", copy.data, skin), ("own", copy.data, own), ("no UV", plain, own)):
+            kept, copy.data = copy.data, mesh
+            copy.active_material = material
+            render(out / "sculpt.exr", 32, subsurface=False)
+            arrays[f"sculpt {side} {name}"] = linear_pixels(out / "sculpt.exr")
+            copy.data = kept
+    copy.active_material = own
+    bpy.data.meshes.remove(plain)
+    bpy.data.worlds.remove(scene.world)
+    bpy.ops.ganfit.sculpt_prepare(levels=1)
+    again = find("ganfit_sculpt_of").active_material
+    bpy.ops.ganfit.sculpt_prepare(levels=1, show_skin=False)
+    report["sculpt's last"] = [again != skin, find("ganfit_sculpt_of").active_material == skin]
+    bpy.ops.ganfit.sculpt_prepare(levels=1)
+    bpy.ops.ganfit.sculpt_discard()
+    report["left of the sculpt's skin"] = [before, packed()]
+
+
 def teeth(out: Path) -> None:
     """How bright the teeth of a smile are in Match Photo, with lips around them and alone: means over what is seen."""
     bpy.ops.ganfit.match_photo()
@@ -203,6 +249,9 @@ def main(job: dict) -> None:
     bpy.ops.ganfit.import_result(directory=job["mapped"], match=False)
     report["mapped"] = images("skin")
     photo_hair(out)
+    empty_scene()
+    bpy.ops.ganfit.import_result(directory=job["mapped"], match=False)
+    sculpts(out)
     empty_scene()
     bpy.ops.ganfit.import_result(directory=job["bundle"], match=False)
     teeth(out)

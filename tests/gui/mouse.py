@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+
 SIZE = (1400, 1050)
 STEP = 13  # pixels between two looks for a button; the flattest is half as high again
 
@@ -56,6 +58,15 @@ class Blender:
         """A picture of the whole screen."""
         self._shots += 1
         subprocess.run(["import", "-window", "root", str(self.out / f"{self._shots:02d}_{name}.png")], check=True)
+
+    def colors(self, points: list) -> np.ndarray:
+        """(N, 3) colours from 0 to 1 that Blender's window shows at pixels (x, y) from its top left."""
+        command = ["import", "-window", self.window, "-depth", "8", "ppm:-"]
+        picture = subprocess.run(command, capture_output=True, check=True, timeout=20).stdout
+        _, size, _, rest = picture.split(b"\n", 3)
+        width, height = map(int, size.split())
+        x, y = np.array(points).T
+        return np.frombuffer(rest, np.uint8).reshape(height, width, 3)[y, x] / 255
 
     def mouse(self, x: float, y: float, *more: str) -> None:
         """Moves the mouse to pixels of Blender's window from its top left, then does more (xdotool's words)."""

@@ -14,6 +14,8 @@ import traceback
 from pathlib import Path
 
 import bpy
+from bpy_extras.view3d_utils import location_3d_to_region_2d
+from mathutils import Vector
 
 OUT = Path(os.environ["GANFIT_GUI_OUT"])
 EXTENSION = "bl_ext.user_default.ganfit"
@@ -141,6 +143,31 @@ def landmark_place(index: int) -> dict:
                 x, y = overlay.on_screen(region, shown.points[index], shown.size)
                 return {"x": region.x + x, "y": region.y + y, "height": window.height}
     return {}
+
+
+def seen_points() -> list:
+    """Where the active object's vertices that face the artist are seen: pixels from the window's top left."""
+    window, area, sidebar = view_3d()
+    region = next(region for region in area.regions if region.type == "WINDOW")
+    view, thing = area.spaces.active.region_3d, bpy.context.view_layer.objects.active
+    shown = thing.evaluated_get(bpy.context.evaluated_depsgraph_get())
+    towards = ((view.view_matrix @ thing.matrix_world).inverted().to_3x3() @ Vector((0, 0, 1))).normalized()
+    mesh, found = shown.to_mesh(), []
+    for vertex in mesh.vertices:
+        if vertex.normal.dot(towards) > 0.7:
+            place = location_3d_to_region_2d(region, view, thing.matrix_world @ vertex.co)
+            x, y = region.x + place.x, window.height - region.y - place.y
+            if region.x < x < sidebar.x and 0 < place.y < region.height:
+                found.append([round(x), round(y)])
+    shown.to_mesh_clear()
+    return found
+
+
+def object_mode() -> None:
+    """Leaves sculpt mode."""
+    window, area, _ = view_3d()
+    with bpy.context.temp_override(window=window, area=area):
+        bpy.ops.object.mode_set(mode="OBJECT")
 
 
 def head_points() -> list:

@@ -13,10 +13,12 @@ import subprocess
 import time
 from pathlib import Path
 
+import numpy as np
 from mouse import Blender, Failed, windows
 
 TICK_LIMIT_S = 0.05
-SETUP_S, FIT_S = 300.0, 540.0
+SETUP_S, FIT_S, SHADER_S = 300.0, 540.0, 300.0
+GREY, SAME_COLOR = 0.08, 0.06  # of 1
 HEAD = "bpy.context.view_layer.objects.active"
 SCENE = "bpy.context.scene"
 PEOPLE = ("[(c.name, c.hide_viewport) for c in bpy.context.scene.collection.children_recursive "
@@ -173,21 +175,46 @@ def sliders(job: dict, blender: Blender, report: dict) -> None:
 
 
 def sculpt(job: dict, blender: Blender, report: dict) -> None:
-    """Prepare for Sculpt and back: the mode, the copy, and the head as it was."""
+    """Prepare for Sculpt and back: the mode, the copy with the skin's colours, and the head as it was.
+
+    Material Preview, to which Prepare for Sculpt turns the view where a graphics card draws, is chosen here.
+    """
     panels(blender, "GANFIT_PT_sculpt")
     name, keys = blender.ask(f"({HEAD}.name, len({HEAD}.data.shape_keys.key_blocks))")
+    shading = "view_3d()[1].spaces.active.shading"
+    before, points = blender.ask(f"({shading}.type, seen_points())")
     blender.click("ganfit.sculpt_prepare")
     expect(blender, "sculpt mode", "bpy.context.mode == 'SCULPT'")
     if blender.ask(f"{HEAD}.name") == name:
         raise Failed("Prepare for Sculpt works on the head itself, not on a copy.")
-    time.sleep(1.0)
+    blender.ask(f"setattr({shading}, 'type', 'MATERIAL')")
+    blender.ask("1", timeout=SHADER_S)  # Blender makes its shaders
+    (colored,) = blender.wait("the skin's colours in sculpt mode", lambda: skin_colors(blender, points), SHADER_S)
     blender.shot("sculpt")
+    blender.ask("object_mode()", timeout=SHADER_S)
+    expect(blender, "object mode", "bpy.context.mode == 'OBJECT'", SHADER_S)  # is asked after Blender has drawn it
+    off = blender.wait("the same colours in object mode", lambda: near(blender.colors(points), colored), SHADER_S)
+    report["sculpt"] = {"points": len(points), "median difference": off}
+    blender.shot("sculpt_object_mode")
+    blender.ask(f"setattr({shading}, 'type', {before!r})")
     blender.click("ganfit.sculpt_discard")
     back = f"bpy.context.mode == 'OBJECT' and {HEAD}.name == {name!r} and not {HEAD}.hide_get()"
     expect(blender, "the head is back", back)
     if blender.ask(f"len({HEAD}.data.shape_keys.key_blocks)") != keys:
         raise Failed("The head has lost shape keys to Prepare for Sculpt.")
     blender.shot("sculpt_discarded")
+
+
+def skin_colors(blender: Blender, points: list) -> list[np.ndarray]:
+    """What the window shows at these points, once most of it is no grey, as surfaces without textures are."""
+    colors = blender.colors(points)
+    return [colors] if np.median(np.ptp(colors, axis=1)) > GREY else []
+
+
+def near(colors: np.ndarray, others: np.ndarray) -> float:
+    """The median difference of two pictures at the same points, 0 where it is too large."""
+    off = float(np.median(np.abs(colors - others)))
+    return max(off, 1e-9) if off < SAME_COLOR else 0.0
 
 
 def hair(job: dict, blender: Blender, report: dict) -> None:
