@@ -14,8 +14,9 @@ pytest.importorskip("backend.head.model")
 from test_refine import SEED, SIZE, Sitter, sitter  # noqa: E402, F401
 
 from backend.assemble import picture  # noqa: E402
-from backend.refine.matte import hair_matte  # noqa: E402
-from backend.refine.refine import refine, region_maps  # noqa: E402
+from backend.refine.hair import HAIR_FACING, HAIR_RIM, hair_layer, seen_hair  # noqa: E402
+from backend.refine.matte import Matte, hair_matte  # noqa: E402
+from backend.refine.refine import _unwrap, refine, region_maps  # noqa: E402
 from backend.render.color import linear_to_srgb, srgb_to_linear  # noqa: E402
 
 HAIR = {"black": (0.02, 0.018, 0.016), "brown": (0.10, 0.055, 0.03), "red": (0.30, 0.10, 0.03),
@@ -184,3 +185,29 @@ def test_grey_photos_give_grey_hair(sitter: Sitter) -> None:  # noqa: F811
     photo = sitter.photo(painted(sitter, scalp(sitter), HAIR["black"])).astype(np.float32).mean(-1, keepdims=True)
     layer = refine(sitter.scene, [photo.round().astype(np.uint8).repeat(3, -1)], SIZE, SEED).hair
     assert layer is not None and float((layer[:, :1] - layer[:, 2:3]).abs()[layer[:, 3:] > 0.5].max()) < 0.01
+
+
+@pytest.mark.parametrize("grey", [False, True])
+def test_skin_that_the_matte_takes_for_hair(sitter: Sitter, grey: bool) -> None:  # noqa: F811
+    """The matte says hair down to the brows, the photo shows black hair on the scalp alone: without colours, which
+    would have taught the matte better, the forehead stays bare and lends the hair nothing; with them the matte is
+    believed."""
+    regions = region_maps(sitter.person, SIZE)
+    photo = sitter.photo(painted(sitter, scalp(sitter), HAIR["black"]))
+    if grey:
+        photo = photo.mean(-1, keepdims=True).round().astype(np.uint8).repeat(3, -1)
+    where = mask_in_photo(sitter, torch.maximum(scalp(sitter), (regions["forehead"] > 0.5).float()))
+    alpha = picture(sitter.scene, 0, sitter.scene.cameras[0]).alpha[0, ..., 0] > 0.5
+    side = max(where.shape)
+    shares = torch.zeros(side, side, 3)
+    shares[:where.shape[0], :where.shape[1]] = torch.stack([where, alpha & ~where, ~alpha], -1).float()
+    unwrapped = _unwrap(sitter.scene, 0, photo, SIZE, HAIR_FACING, HAIR_RIM)
+    layer = hair_layer([seen_hair(unwrapped, Matte(shares, (0.0, 0.0, float(side))), regions, grey)], regions)
+    assert layer is not None
+    forehead, core = (regions["forehead"] > 0.9) & (regions["reach"] > 0.015), regions["scalp"] > 0.9
+    assert layer[:, 3:][core].mean() > 0.8
+    if not grey:
+        assert layer[:, 3:][forehead].mean() > 0.8
+        return
+    assert layer[:, 3:][forehead].mean() < 0.1
+    assert (srgb_to_linear(layer[:, :3]).mean(1, keepdim=True)[core] < 0.1).float().mean() > 0.98

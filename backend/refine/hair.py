@@ -32,6 +32,10 @@ GAP = 1 / 24
 """Unseen skin between hair, in map sides, that is narrower than this is under hair: temples turn from the camera."""
 EDGE = 15
 """Width, texels, in which what holds at the chart's edge holds outside it too, where filters reach."""
+UNLIKE, BESIDE, OFF_SCALP = 0.5, 41, 0.01
+"""Difference of hair and skin in log lightness from which what is as light as skin lends hair no colour beside the skin
+and is, in a photo without colour, no hair off the scalp; width of what is beside the skin, texels; distance from the
+scalp's edge, metres."""
 SEEN_LEAST = 0.004
 """Share of the map that hair has to cover in the photos; less is taken for a shaven or bald head."""
 GUESS = 0.02
@@ -42,12 +46,14 @@ TRUSTED = (0.15, 0.5)
 
 @dataclass(frozen=True)
 class SeenHair:
-    """Of one photo: cover (1, 1, R, R) in [0, 1], its trust (1, 1, R, R), log of the linear albedo (1, 3, R, R); also
-    `over` (1, 1, R, R), the share of what lies over the skin: hair, and on the neck all that is no skin."""
+    """Of one photo: cover (1, 1, R, R) in [0, 1], its trust (1, 1, R, R), log of the linear albedo (1, 3, R, R), `pure`
+    (1, 1, R, R), how far that is the hair's and not the skin's under it; also `over` (1, 1, R, R), the share of what
+    lies over the skin: hair, and on the neck all that is no skin."""
 
     cover: Tensor
     trust: Tensor
     colour: Tensor
+    pure: Tensor
     over: Tensor
 
 
@@ -64,7 +70,20 @@ def seen_hair(photo: Unwrapped, matte: Matte, regions: dict[str, Tensor], grey: 
     colour = photo.albedo.permute(2, 0, 1)[None].clamp(2e-3, 1).log()
     if grey:
         colour = luma(colour).expand_as(colour)
-    return SeenHair(cover, trust, colour, torch.maximum(over, (1 - skin) * regions["neck"]))
+    unlike = _unlike_skin(luma(colour), cover * trust * regions["scalp"], skin * trust * regions["face"])
+    beside = torch.nn.functional.max_pool2d((skin * trust > TRUSTED[0]).to(skin), BESIDE, 1, BESIDE // 2)
+    if grey:  # elsewhere hue has told hair from skin, and hair that is as light as skin shines
+        cover = cover * torch.lerp(torch.ones_like(cover), unlike, (regions["reach"] / OFF_SCALP).clamp(0, 1))
+    pure = 1 - beside * (1 - unlike)
+    return SeenHair(cover, trust, colour, pure, torch.maximum(over, (1 - skin) * regions["neck"]))
+
+
+def _unlike_skin(light: Tensor, hair: Tensor, skin: Tensor) -> Tensor:
+    """(1, 1, R, R): 0 where the log lightness is the skin's, 1 from half way to the hair's; 1 where both are alike."""
+    on_hair, on_skin = light[hair > TRUSTED[1]], light[skin > TRUSTED[1]]
+    if len(on_hair) == 0 or len(on_skin) == 0 or abs(on_hair.median() - on_skin.median()) < UNLIKE:
+        return torch.ones_like(light)
+    return (2 * (light - on_skin.median()) / (on_hair.median() - on_skin.median())).clamp(0, 1)
 
 
 def _any(regions: dict[str, Tensor], names: Sequence[str]) -> Tensor:
@@ -92,7 +111,7 @@ def hair_layer(photos: Sequence[SeenHair], regions: dict[str, Tensor]) -> Tensor
     cover = torch.stack([p.cover for p in photos]).mul(trust).sum(0) / total
     if float((cover * seen).mean()) < SEEN_LEAST:
         return None
-    share = trust * torch.stack([p.cover for p in photos])
+    share = trust * torch.stack([p.cover * p.pure for p in photos])
     colour = (torch.stack([p.colour for p in photos]) * share).sum(0) / share.sum(0).clamp_min(1e-6)
     known = ((share.sum(0) - TRUSTED[0]) / (TRUSTED[1] - TRUSTED[0])).clamp(0, 1)
     mirrored = known.flip(-1) * (1 - seen)
