@@ -645,12 +645,35 @@ def gui_test(options: argparse.Namespace, settings: Settings) -> None:
         "zip": str(build_zip(blender_environment(settings).python, ROOT / "dist")),
         "photo": str(sample_photo(backend, settings)),
         "python": str(backend.python),
+        "wheels": str(wheel_folder(backend, settings)),
         "suite": options.suite,
         "roots": str(ENV.resolve() / "gui"),
         "out": str(options.out.resolve() / options.suite),
     }
     script = ROOT / "tests" / "gui" / "run.py"
     attached("GUI test", [sys.executable, script, json.dumps(job)], settings.environment())
+
+
+def wheel_folder(backend: Environment, settings: Settings) -> Path:
+    """The backend's packages as wheels, as an artist without internet brings them along; downloaded once (0.4 GB).
+
+    Raises NotHere: no index gave them.
+    """
+    folder, pins = ENV.resolve() / "gui" / "wheels", RUNTIME_REQUIREMENTS.read_text(encoding="utf-8")
+    stamp, key = folder / "ready", _key(pins, settings.variant, settings.torch_index_url, *_version(backend.python))
+    if stamp.is_file() and stamp.read_text() == key:
+        return folder
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    with Step("Wheels for a set-up without internet") as step:
+        for arguments in _pip_runs(pins, settings):
+            command = [*_pip(backend.python, settings, "download"), "--only-binary", ":all:", "--dest", folder]
+            try:
+                step.run([*command, *arguments], PipOutput(step), QUIET_PIP)
+            except BuildError as error:
+                raise NotHere(f"Set Up cannot be tested without wheels: {error}") from error
+    stamp.write_text(key)
+    return folder
 
 
 def package(options: argparse.Namespace, settings: Settings) -> None:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Runs inside the root, with its Python: a fresh Blender is used by mouse as an artist would; pictures of all.
 
-The one argument is JSON: zip, photo, python (a Python for the backend's environment), packages (a folder of its
-installed packages), profile, out (folders). Writes `report.json` and pictures into out; the exit status is 0 when
+The one argument is JSON: zip, photo, python (a Python for the backend's environment), wheels (a folder of its
+packages), profile, out (folders). Writes `report.json` and pictures into out; the exit status is 0 when
 everything went as an artist would expect.
 """
 
@@ -41,16 +41,13 @@ def main(job: dict) -> int:
 
 
 def start(job: dict, out: Path, stack: ExitStack) -> tuple[Blender, subprocess.Popen]:
-    """A display, a window manager, and Blender with the extension installed into a profile of its own."""
+    """A display, a window manager, and Blender as it is the first time, with a profile of its own."""
     os.environ |= {"DISPLAY": DISPLAY, "BLENDER_USER_RESOURCES": job["profile"], "GANFIT_GUI_OUT": str(out)}
-    install = ["blender", "--command", "extension", "install-file", "-r", "user_default", "--enable", job["zip"]]
-    subprocess.run(install, check=True, timeout=120)
-    prepare_environment(job)
     log = stack.enter_context(open(out / "blender.log", "wb"))
     screen = f"{SIZE[0]}x{SIZE[1]}x24"
     display = ["Xvfb", DISPLAY, "-screen", "0", screen, "+extension", "GLX", "-nolisten", "tcp"]
     stack.callback(subprocess.Popen(display, stdout=log, stderr=log).kill)
-    socket, end = Path("/tmp/.X11-unix/X94"), time.monotonic() + 30
+    socket, end = Path(f"/tmp/.X11-unix/X{DISPLAY[1:]}"), time.monotonic() + 30
     while not socket.exists() and time.monotonic() < end:
         time.sleep(0.1)
     stack.callback(subprocess.Popen(["openbox"], stdout=log, stderr=log).kill)
@@ -60,21 +57,7 @@ def start(job: dict, out: Path, stack: ExitStack) -> tuple[Blender, subprocess.P
     blender = Blender(out)
     blender.ask("1", timeout=120)
     blender.window = windows()[-1]
-    blender.wait("the sidebar's tab", lambda: blender.ask("sidebar()")["tab"] == "GANFIT", 60)
-    time.sleep(1.0)
     return blender, process
-
-
-def prepare_environment(job: dict) -> None:
-    """An environment in Set Up's place that sees the packages which are installed on this machine.
-
-    Set Up goes on with an environment that it finds: pip then checks every pinned package, offline, instead of copying
-    gigabytes.
-    """
-    folder = Path(job["profile"]) / "extensions" / ".user" / "user_default" / "ganfit" / "env"
-    subprocess.run([job["python"], "-m", "venv", "--without-pip", str(folder)], check=True, timeout=120)
-    (packages,) = folder.glob("lib/python*/site-packages")
-    (packages / "installed.pth").write_text(job["packages"] + "\n")
 
 
 if __name__ == "__main__":

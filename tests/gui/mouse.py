@@ -68,9 +68,10 @@ class Blender:
         x, y = np.array(points).T
         return np.frombuffer(rest, np.uint8).reshape(height, width, 3)[y, x] / 255
 
-    def mouse(self, x: float, y: float, *more: str) -> None:
-        """Moves the mouse to pixels of Blender's window from its top left, then does more (xdotool's words)."""
-        words = ["xdotool", "mousemove", "--sync", "--window", self.window, str(round(x)), str(round(y)), *more]
+    def mouse(self, x: float, y: float, *more: str, window: str = "") -> None:
+        """Moves the mouse to pixels of Blender's (other) window from its top left, then does more (xdotool's words)."""
+        window = window or self.window
+        words = ["xdotool", "mousemove", "--sync", "--window", window, str(round(x)), str(round(y)), *more]
         subprocess.run(words, check=True, timeout=20)
 
     def find(self, button: str, again: bool = True) -> tuple[float, float]:

@@ -47,6 +47,17 @@ def sidebar() -> dict:
             "tab": region.active_panel_category if region.width > 1 else ""}
 
 
+def preferences_place() -> list:
+    """The preferences' list of sections and what is beside it: x, y, width, height from the window's top left."""
+    for window in bpy.context.window_manager.windows:
+        for area in window.screen.areas:
+            if area.type == "PREFERENCES":
+                regions = {region.type: region for region in area.regions}
+                return [[region.x, window.height - region.y - region.height, region.width, region.height]
+                        for region in (regions["NAVIGATION_BAR"], regions["WINDOW"])]
+    return []
+
+
 def hovered() -> str:
     """What the mouse is over, as Blender itself would copy it: a button's operator or a property's path; else empty."""
     window, area, region = view_3d()
@@ -196,6 +207,13 @@ def measure_ticks() -> None:
     operators.modal = modal
 
 
+def watch_extension() -> None:
+    """Changes in the extension, once it is installed, what the test needs."""
+    measure_ticks()
+    short_fits(ITERATIONS)
+    open_panels("GANFIT_PT_batch", "GANFIT_PT_photos")
+
+
 def _serve() -> float:
     command = OUT / "command.py"
     if command.is_file():
@@ -215,8 +233,5 @@ def _serve() -> float:
 
 bpy.context.preferences.view.show_splash = False
 bpy.context.preferences.view.use_save_prompt = False  # a session that is closed asks nothing
-measure_ticks()
-short_fits(ITERATIONS)
-open_panels("GANFIT_PT_batch", "GANFIT_PT_photos")
 _names.update(globals())
 bpy.app.timers.register(_serve, first_interval=0.2, persistent=True)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The GUI test, as `build.py gui-test` starts it: a real, windowed Blender in a root of its own, used by mouse.
 
-The one argument is JSON: zip, photo, python (the backend environment's), suite, roots and out (folders). The exit
-status is 77 where the machine cannot do it by its nature, as automake's tests say it.
+The one argument is JSON: zip, photo, python (the backend environment's), wheels, suite, roots and out (folders). The
+exit status is 77 where the machine cannot do it by its nature, as automake's tests say it.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ def main(job: dict) -> int:
 
 def session(job: dict, root: Path, out: Path, scratch: Path) -> int:
     """The session inside the root; its exit status."""
-    base, packages, places = installed(Path(job["python"]), root)
+    base, places = interpreter(Path(job["python"]), root)
     cache = Path(os.environ.get("GANFIT_CACHE") or Path.home() / ".cache" / "ganfit")
-    zip_file, photo = (Path(job[name]).resolve() for name in ("zip", "photo"))
-    inner = {"zip": str(zip_file), "photo": str(photo), "python": base, "packages": packages, "out": str(out),
+    zip_file, photo, wheels = (Path(job[name]).resolve() for name in ("zip", "photo", "wheels"))
+    inner = {"zip": str(zip_file), "photo": str(photo), "python": base, "wheels": str(wheels), "out": str(out),
              "profile": str(scratch / "profile")}
     (scratch / "profile").mkdir()
-    folders = [HERE, out, scratch, *places, zip_file.parent, photo.parent, cache]
+    folders = [HERE, out, scratch, *places, zip_file.parent, photo.parent, wheels, cache]
     variables = {"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8", "HOME": str(scratch), "LIBGL_ALWAYS_SOFTWARE": "1",
                  "GANFIT_CACHE": str(cache), "OMP_NUM_THREADS": "2"}
     command = ["python3", str(HERE / "drive.py"), json.dumps(inner)]
@@ -58,19 +58,20 @@ def session(job: dict, root: Path, out: Path, scratch: Path) -> int:
     return status
 
 
-def installed(python: Path, root: Path) -> tuple[str, str, list[Path]]:
-    """The Python that an environment was made with, its folder of packages, and what the root has to see of both.
+def interpreter(python: Path, root: Path) -> tuple[str, list[Path]]:
+    """The Python that an environment was made with, and what the root has to see of it.
 
-    A system's Python is its program and its library, beside those of the root, unless the root has the same.
+    A system's Python is its program, its library and its own wheel of pip, beside those of the root, unless the root
+    has the same.
     """
     facts = ("import json, sys, sysconfig as s; "
-             "print(json.dumps([sys.base_prefix, sys._base_executable, s.get_path('stdlib'), s.get_path('purelib')]))")
+             "print(json.dumps([sys.base_prefix, sys._base_executable, s.get_path('stdlib')]))")
     found = subprocess.run([str(python), "-c", facts], capture_output=True, text=True, check=True)
-    prefix, base, library, packages = (Path(path).resolve() for path in json.loads(found.stdout))
+    prefix, base, library = (Path(path).resolve() for path in json.loads(found.stdout))
     if prefix != Path("/usr"):
-        return str(base), str(packages), [prefix, packages]
+        return str(base), [prefix]
     in_root = (root / library.relative_to("/") / "os.py").is_file()
-    return str(base), str(packages), [packages, *([] if in_root else [base, library])]
+    return str(base), [] if in_root else [base, library, Path("/usr/share/python-wheels")]
 
 
 if __name__ == "__main__":

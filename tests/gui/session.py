@@ -17,7 +17,7 @@ import numpy as np
 from mouse import Blender, Failed, windows
 
 TICK_LIMIT_S = 0.05
-SETUP_S, FIT_S, SHADER_S = 300.0, 540.0, 300.0
+SETUP_S, FIT_S, SHADER_S = 900.0, 540.0, 300.0
 GREY, SAME_COLOR = 0.08, 0.06  # of 1
 HEAD = "bpy.context.view_layer.objects.active"
 SCENE = "bpy.context.scene"
@@ -29,8 +29,8 @@ OVERLAY = "sys.modules[EXTENSION + '.overlay']"
 
 def whole(job: dict, blender: Blender, process: subprocess.Popen, report: dict) -> None:
     """The session from the fresh Blender to its end; the report gets the seconds of every step."""
-    steps = (set_up, choose_photo, reconstruct, undo_and_redo, match_and_studio, sliders, sculpt, hair, pin, fit_again,
-             folder, kill_worker)
+    steps = (install, set_up, choose_photo, reconstruct, undo_and_redo, match_and_studio, sliders, sculpt, hair, pin,
+             fit_again, folder, kill_worker)
     report["seconds"] = {}
     for step in steps:
         began = time.monotonic()
@@ -63,14 +63,54 @@ def job_ends(blender: Blender, name: str, timeout: float = FIT_S) -> dict:
     return done
 
 
+def install(job: dict, blender: Blender, report: dict) -> None:
+    """Preferences, Get Extensions, the arrow at the right, Install from Disk, the zip; then the sidebar has its tab."""
+    before = set(windows())
+    blender.key("ctrl+comma")
+    (x, y, width, height), (left, top, wide, _) = expect(blender, "the preferences", "preferences_place()")
+    time.sleep(2.0)
+    window = next(w for w in windows() if w not in before)
+    row = blender.ask("row_height()")
+    for step in 2 * list(range(1, int(height / row))):  # a busy Blender may have been slower than the mouse
+        blender.mouse(x + 0.4 * width, y + step * row, "sleep", "0.2", "click", "1", "sleep", "0.5", window=window)
+        if [blender.ask("bpy.context.preferences.active_section") for _ in range(2)][1] == "EXTENSIONS":
+            break
+    time.sleep(1.0)
+    arrow = left + wide - 0.85 * row, top + 0.9 * row
+    blender.mouse(*arrow, "sleep", "0.5", "click", "1", "sleep", "1.5", window=window)
+    blender.shot("extensions")
+    subprocess.run(["xdotool", "key", "Up", "sleep", "0.5", "key", "Return"], check=True, timeout=20)  # the last entry
+    choose_file(blender, Path(job["zip"]))
+    expect(blender, "the extension", "EXTENSION in bpy.context.preferences.addons", 60)
+    blender.shot("installed")
+    blender.quit(window)
+    blender.ask("watch_extension()")
+    expect(blender, "the sidebar's tab", "sidebar()['tab'] == 'GANFIT'", 60)
+    time.sleep(1.0)
+
+
+def choose_file(blender: Blender, path: Path) -> None:
+    """In the file browser that opens: the file is named and Enter pressed."""
+    browser = ("[(w, a) for w in bpy.context.window_manager.windows for a in w.screen.areas "
+               "if a.type == 'FILE_BROWSER' and a.spaces.active.params]")
+    expect(blender, "the file browser", f"len({browser})", 30)
+    params = f"{browser}[0][1].spaces.active.params"
+    place = os.fsencode(f"{path.parent}/")
+    time.sleep(1.0)
+    blender.ask(f"(setattr({params}, 'directory', {place!r}), setattr({params}, 'filename', {path.name!r}))")
+    time.sleep(1.0)
+    blender.shot("browser")
+    window = next((w for w in reversed(windows()) if w != blender.window), blender.window)
+    blender.mouse(300, 300, "sleep", "0.5", "key", "Return", window=window)
+
+
 def set_up(job: dict, blender: Blender, report: dict) -> None:
-    """Set Up with a wheel folder: it asks for no network."""
+    """Set Up from nothing, with a folder of wheels: it asks for no network."""
     blender.shot("fresh")
     blender.ask("bpy.data.objects.remove(bpy.data.objects['Cube'])")  # a head would stand in it, out of sight
-    wheels = Path(job["profile"]) / "wheels"
-    wheels.mkdir()
     preferences = "bpy.context.preferences.addons[EXTENSION].preferences"
-    blender.ask(f"setattr({preferences}, 'wheel_folder', {str(wheels)!r})")
+    for name, value in (("wheel_folder", job["wheels"]), ("base_python", job["python"])):
+        blender.ask(f"setattr({preferences}, {name!r}, {value!r})")
     blender.click("ganfit.setup")
     expect(blender, "Set Up runs", "job()['running']")
     blender.shot("setup")
@@ -78,24 +118,14 @@ def set_up(job: dict, blender: Blender, report: dict) -> None:
     blender.shot("ready")
     if "set up" not in done["message"]:
         raise Failed(f"Set Up: {done}")
+    if not list(Path(job["profile"]).glob("extensions/.user/user_default/ganfit/env/lib/python*/site-packages/torch")):
+        raise Failed("Set Up has left no environment with the packages of the wheels.")
 
 
 def choose_photo(job: dict, blender: Blender, report: dict) -> None:
     """Add Photos opens a file browser; the file is named there and Enter pressed."""
     blender.click("ganfit.photos_add")
-    browser = ("[(w, a) for w in bpy.context.window_manager.windows for a in w.screen.areas "
-               "if a.type == 'FILE_BROWSER' and a.spaces.active.params]")
-    expect(blender, "the file browser", f"len({browser})", 30)
-    photo = Path(job["photo"])
-    params = f"{browser}[0][1].spaces.active.params"
-    place = os.fsencode(f"{photo.parent}/")
-    time.sleep(1.0)
-    blender.ask(f"(setattr({params}, 'directory', {place!r}), setattr({params}, 'filename', {photo.name!r}))")
-    time.sleep(1.0)
-    blender.shot("browser")
-    window = next((w for w in reversed(windows()) if w != blender.window), blender.window)
-    subprocess.run(["xdotool", "mousemove", "--window", window, "300", "300", "sleep", "0.5", "key", "Return"],
-                   check=True, timeout=20)
+    choose_file(blender, Path(job["photo"]))
     expect(blender, "the photo in the list", f"[photo.path for photo in {SCENE}.ganfit.photos]", 30)
     time.sleep(2.0)  # the panels below glide to their new places
     blender.shot("photo")
