@@ -67,14 +67,14 @@ def around(mesh: bpy.types.Mesh, points: np.ndarray, colors: np.ndarray) -> np.n
     mesh.loops.foreach_get("vertex_index", vertices)
     mesh.uv_layers[LAYER].uv.foreach_get("vector", uv)
     uv, ends = uv.reshape(-1, 2)[corners].reshape(-1, 3, 2), points[vertices[corners]].reshape(-1, 3, 3)
-    order = np.argsort(np.linalg.norm(ends, axis=-1).mean(1))  # what is drawn last stays
-    uv, (x, y, z) = uv[order], np.moveaxis(ends[order], -1, 0)
+    far, (x, y, z) = np.linalg.norm(ends, axis=-1).mean(1), np.moveaxis(ends, -1, 0)
     turn, height = 0.5 - np.arctan2(y, x) / (2 * np.pi), 0.25 + np.arctan2(z, np.hypot(x, y)) / (2 * np.pi)
     split = np.ptp(turn, axis=1) > 0.5  # from the right border to the left one: drawn at both
     turn[split] += turn[split] < 0.5
     places = np.stack([turn, height], -1)
-    places = np.concatenate([places, places[split] - [1, 0]])
-    seen, covered = textures.draw_in_uv(places, np.concatenate([uv, uv[split]]), WIDTH)
+    places, uv = np.concatenate([places, places[split] - [1, 0]]), np.concatenate([uv, uv[split]])
+    order = np.argsort(np.concatenate([far, far[split]]))  # what is drawn last stays
+    seen, covered = textures.draw_in_uv(places[order], uv[order], WIDTH)
     row = np.where(covered[:HEIGHT], np.arange(HEIGHT)[:, None], -1)
     row = np.maximum.accumulate(row)
     row = np.where(row < 0, np.where(covered[:HEIGHT].any(0), covered[:HEIGHT].argmax(0), 0), row)

@@ -113,8 +113,8 @@ def test_a_sculpt_has_the_skin_s_colours_without_uv_maps_and_is_the_skin_with_th
         skin, own, bare = (linear_to_srgb(np.clip(picture[seen, :3], 0, 1)) for picture in (skin, own, bare))
         np.testing.assert_allclose(own, skin, atol=1e-3)
         off = np.abs(bare - skin).max(1)
-        print(f"{side}: median {np.median(off):.4f}, 90 % {np.quantile(off, 0.9):.4f}")
-        assert np.median(off) < 0.02 and np.quantile(off, 0.9) < 0.06, side
+        print(f"{side}: median, 90 %, 98 % {np.quantile(off, (0.5, 0.9, 0.98))}")
+        assert (np.quantile(off, (0.5, 0.9, 0.98)) < (0.02, 0.04, 0.05)).all(), side
     assert looks.report["sculpt's last"] == [True, True]
     before, after = looks.report["left of the sculpt's skin"]
     assert after == before

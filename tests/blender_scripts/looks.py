@@ -128,6 +128,7 @@ def sculpts(out: Path) -> None:
         return [sorted(images), bpy.data.materials.keys(), bpy.data.meshes.keys()]
 
     scene, skin, before = bpy.context.scene, head().active_material, packed()
+    skin.node_tree.nodes["Hair Shade"].inputs[1].default_value = 0.4  # what lies under the hair is seen, too
     bpy.ops.ganfit.sculpt_prepare(levels=1)
     bpy.ops.object.mode_set(mode="OBJECT")
     copy = find("ganfit_sculpt_of")

@@ -21,6 +21,7 @@ OUT = Path(os.environ["GANFIT_GUI_OUT"])
 EXTENSION = "bl_ext.user_default.ganfit"
 TICKS: list[tuple[float, float]] = []  # (wall, processor) seconds of each tick of a running job
 ITERATIONS = 8
+VIEWS: list[float] = []  # when the 3D view was drawn
 DRAWN: set[str] = set()  # panels that were drawn since others were last shown
 _draws: dict = {}
 _names: dict = {}
@@ -179,6 +180,7 @@ def object_mode() -> None:
     window, area, _ = view_3d()
     with bpy.context.temp_override(window=window, area=area):
         bpy.ops.object.mode_set(mode="OBJECT")
+    VIEWS.clear()
 
 
 def head_points() -> list:
@@ -233,5 +235,6 @@ def _serve() -> float:
 
 bpy.context.preferences.view.show_splash = False
 bpy.context.preferences.view.use_save_prompt = False  # a session that is closed asks nothing
+bpy.types.SpaceView3D.draw_handler_add(lambda: VIEWS.append(time.perf_counter()), (), "WINDOW", "POST_PIXEL")
 _names.update(globals())
 bpy.app.timers.register(_serve, first_interval=0.2, persistent=True)

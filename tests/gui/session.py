@@ -222,7 +222,8 @@ def sculpt(job: dict, blender: Blender, report: dict) -> None:
     (colored,) = blender.wait("the skin's colours in sculpt mode", lambda: skin_colors(blender, points), SHADER_S)
     blender.shot("sculpt")
     blender.ask("object_mode()", timeout=SHADER_S)
-    expect(blender, "object mode", "bpy.context.mode == 'OBJECT'", SHADER_S)  # is asked after Blender has drawn it
+    expect(blender, "pictures of object mode", "len(VIEWS) > 2 or view_3d()[1].tag_redraw()", SHADER_S)
+    blender.ask("1", timeout=SHADER_S)
     off = blender.wait("the same colours in object mode", lambda: near(blender.colors(points), colored), SHADER_S)
     report["sculpt"] = {"points": len(points), "median difference": off}
     blender.shot("sculpt_object_mode")
