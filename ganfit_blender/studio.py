@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 from typing import Any
@@ -21,11 +22,12 @@ GREY = (0.18, 0.18, 0.18)
 # Per lamp: place around the head in degrees (0 in front, positive to the subject's left; height above), distance and
 # size in head heights, power in watts at a head height of 25 cm.
 LAMPS = {
-    "Key": (40.0, 35.0, 4.0, 2.0, 20.0),
-    "Fill": (-50.0, 8.0, 4.5, 3.0, 7.0),
-    "Rim": (155.0, 40.0, 4.0, 1.2, 14.0),
+    "Key": (40.0, 35.0, 4.0, 2.0, 15.5),
+    "Fill": (-50.0, 8.0, 4.5, 3.0, 5.5),
+    "Rim": (155.0, 40.0, 4.0, 1.2, 11.0),
 }
 REFERENCE_HEIGHT_M = 0.25
+LOOK = "AgX - Medium High Contrast"  # AgX alone makes skin pale
 
 
 def find(scene: bpy.types.Scene) -> bpy.types.Collection | None:
@@ -81,6 +83,8 @@ def remove(context: bpy.types.Context) -> bool:
         bpy.data.worlds.remove(ours)
     for path, value in before["settings"]:
         importer.set_value(scene, path, value)
+    with contextlib.suppress(TypeError):  # an older or somebody's own colour configuration has other looks
+        scene.view_settings.look = LOOK
     for lamp in lamps:
         if lamp is not None:
             lamp.hide_render = lamp.hide_viewport = False
@@ -168,6 +172,8 @@ def _take_over(context: bpy.types.Context, collection: bpy.types.Collection, cam
     importer.keep_blocks(scene, BEFORE_BLOCKS, lamps, camera=scene.camera, world=scene.world)
     for path, value in wanted.items():
         importer.set_value(scene, path, value)
+    with contextlib.suppress(TypeError):  # an older or somebody's own colour configuration has other looks
+        scene.view_settings.look = LOOK
     for lamp in lamps:
         lamp.hide_render = lamp.hide_viewport = True
     scene.camera, scene.world = camera, _world()
@@ -181,5 +187,5 @@ def _world() -> bpy.types.World:
         world.use_nodes = True
     background = next(node for node in world.node_tree.nodes if node.type == "BACKGROUND")
     background.inputs["Color"].default_value = (*GREY, 1.0)
-    background.inputs["Strength"].default_value = 0.6
+    background.inputs["Strength"].default_value = 0.5
     return world
