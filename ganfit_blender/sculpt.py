@@ -39,15 +39,17 @@ def prepare(context: bpy.types.Context, collection: bpy.types.Collection, levels
         show_skin: show the skin's colours in sculpt mode too, laid over the surface as it is now.
 
     Returns:
-        The copy, selected, in sculpt mode. A copy that is there already is taken up again.
+        The copy, selected, in sculpt mode; one that is there already is taken up again. Raises AddonError: `topology`.
     """
     object_mode(context)
     head = importer.head_of(collection)
     copy = find(collection)
+    if not head.data.polygons:
+        raise AddonError("topology", f"{head.name} has no faces.")
     if copy is None:
         copy = _copy(context, collection, head)
     modifier = _multires(copy)
-    while modifier.total_levels < levels:
+    for _ in range(levels - modifier.total_levels):
         with context.temp_override(object=copy, active_object=copy):
             bpy.ops.object.multires_subdivide(modifier=modifier.name, mode="CATMULL_CLARK")
     modifier.levels = modifier.sculpt_levels = modifier.render_levels = modifier.total_levels

@@ -280,6 +280,7 @@ MESSAGES: dict[str, str] = {
     "sculpt_transferred": "The sculpt is in all expressions; it moves the head by up to {millimetres:.1f} mm.",
     "captured": "The capture lies on frames {first} to {last}.",
     "head_hidden": "The head is hidden, or a sculpt or a body stands in its place.",
+    "linked": "This head is linked from another file. Make it local first: Object > Relations > Make Local, All.",
     "no_material": "The head has no material to paint on.",
     "body_first": "Remove the body first: it is made from the head's shape.",
     "has_body": "This head has a body already.",

@@ -53,5 +53,16 @@ def test_heads_without_our_material_or_faces_are_exported(report):
     assert not report["no_material"]["paint_skin"]
 
 
+def test_sculpting_without_faces_ends_with_a_sentence(report):
+    message, added = report["no faces"]
+    assert "no faces" in message and added == 0
+
+
+def test_a_linked_head_is_exported_but_not_added_to(report):
+    found = report["linked"]
+    assert found.pop("export") and found.pop("error") == ""
+    assert not any(found.values())
+
+
 def test_good_news_are_not_told_in_another_file(report):
     assert report["news"] == ""

@@ -17,6 +17,8 @@ from ..viewport import redraw
 class Reporting:
     """Turns any exception of `run` into an error in the panel and in Blender's report; the edge of the add-on."""
 
+    adds_to_person = False  # whether it puts objects into the active person's collection
+
     def execute(self, context: bpy.types.Context) -> set[str]:
         """Runs the operator and waits for its end."""
         try:
@@ -41,9 +43,12 @@ class PersonOperator(Reporting):
 
     @classmethod
     def poll(cls, context: bpy.types.Context) -> bool:
-        """There is a head of ours, whatever its objects are called."""
+        """There is a head of ours, whatever its objects are called; in this file, where something is added to it."""
         if importer.active_head(context) is None:
             cls.poll_message_set(MESSAGES["no_person"])
+            return False
+        if cls.adds_to_person and importer.active_person(context).library is not None:
+            cls.poll_message_set(MESSAGES["linked"])
             return False
         return True
 

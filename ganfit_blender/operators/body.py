@@ -20,6 +20,7 @@ class GANFIT_OT_add_body(JobOperator, bpy.types.Operator):
     bl_label = label("add_body")
     bl_description = tip("add_body")
     bl_options = {"REGISTER", "UNDO"}
+    adds_to_person = True
 
     gender: FloatProperty(name=label("gender"), description=tip("gender"), min=0.0, max=1.0, default=0.5)
     units: EnumProperty(name=label("body_units"), description=tip("body_units"), items=items("body_units"))

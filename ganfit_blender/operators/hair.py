@@ -16,6 +16,7 @@ class GANFIT_OT_add_hair(PersonOperator, bpy.types.Operator):
     bl_label = label("add_hair")
     bl_description = tip("add_hair")
     bl_options = {"REGISTER", "UNDO"}
+    adds_to_person = True
 
     cut: EnumProperty(name=label("cut"), description=tip("cut"), items=items("cut"), default="short")
     length: FloatProperty(name=label("hair_length"), description=tip("hair_length"), min=0.2, max=2.0, default=1.0)

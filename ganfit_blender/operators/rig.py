@@ -14,6 +14,7 @@ class GANFIT_OT_eye_target(PersonOperator, bpy.types.Operator):
     bl_label = label("eye_target")
     bl_description = tip("eye_target")
     bl_options = {"REGISTER", "UNDO"}
+    adds_to_person = True
 
     def run(self, context: bpy.types.Context) -> set[str]:
         """Turns the eye rig on or off."""

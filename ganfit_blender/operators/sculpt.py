@@ -25,6 +25,7 @@ class GANFIT_OT_sculpt_prepare(PersonOperator, bpy.types.Operator):
     bl_label = label("sculpt_prepare")
     bl_description = tip("sculpt_prepare")
     bl_options = {"REGISTER", "UNDO"}
+    adds_to_person = True
 
     levels: IntProperty(name=label("sculpt_levels"), description=tip("sculpt_levels"), min=1, max=6, default=3)
     show_skin: BoolProperty(name=label("show_skin"), description=tip("show_skin"), default=True)

@@ -148,6 +148,33 @@ def exported(bundle: str, out: Path) -> None:
         report[change.__name__] = found
 
 
+def without_faces(bundle: str) -> None:
+    """Sculpting a head whose faces are gone ends, with a sentence and without a copy."""
+    person(bundle)
+    bpy.context.view_layer.objects.active = head()
+    bpy.ops.object.mode_set(mode="EDIT")
+    bpy.ops.mesh.select_all(action="SELECT")
+    bpy.ops.mesh.delete(type="FACE")
+    bpy.ops.object.mode_set(mode="OBJECT")
+    count = len(bpy.data.objects)
+    report["no faces"] = [attempt(bpy.ops.ganfit.sculpt_prepare, levels=1), len(bpy.data.objects) - count]
+
+
+def linked(bundle: str, out: Path) -> None:
+    """A head out of another file: what adds objects to it refuses, the rest works."""
+    name = person(bundle).name
+    bpy.ops.wm.save_as_mainfile(filepath=str(out / "people.blend"), copy=True)
+    empty_scene()
+    with bpy.data.libraries.load(str(out / "people.blend"), link=True) as (_, wanted):
+        wanted.collections = [name]
+    bpy.context.scene.collection.children.link(wanted.collections[0])
+    bpy.context.view_layer.update()
+    report["linked"] = {kind: getattr(bpy.ops.ganfit, kind).poll() for kind in ("eye_target", "add_hair", "add_body",
+                                                                                "sculpt_prepare", "export")}
+    with quiet_stdout():
+        report["linked"]["error"] = attempt(bpy.ops.ganfit.export, filepath=str(out / "linked.glb"), kind="GLB")
+
+
 def news(bundle: str) -> None:
     """Good news of one file is not told in another."""
     session = importlib.import_module(f"{EXTENSION}.session")
@@ -162,6 +189,8 @@ def main(job: dict) -> None:
     renamed(job["bundle"])
     hidden_hair(job["bundle"])
     exported(job["bundle"], Path(job["out"]))
+    without_faces(job["bundle"])
+    linked(job["bundle"], Path(job["out"]))
     news(job["bundle"])
     answer(Path(job["out"]) / "awkward.json", **report)
 
