@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from typing import Any
 
 import bpy
@@ -10,7 +11,7 @@ import numpy as np
 
 from . import textures
 from .axes import linear_to_srgb, srgb_to_linear
-from .bundle import HAIR, ResultBundle
+from .bundle import ALBEDO, HAIR, SKIN, ResultBundle
 from .mesh import UV_LAYERS, Part
 
 SHADE = "Hair Shade"  # the node with the strength
@@ -26,22 +27,40 @@ HAIRS_MM, UV_LENGTH_MM = 0.7, 330.0
 BROW_SHARE = 0.2  # the darkest fifth of the brows is hair
 
 
-def add_nodes(material: bpy.types.Material, bundle: ResultBundle, part: Part,
-              albedo: bpy.types.Image) -> bpy.types.ShaderNode | None:
-    """A mix node whose `A` wants the albedo and whose `Result` is the skin with hair; None without a scalp.
+def cropped(bundle: ResultBundle,
+            parts: list[Part]) -> Generator[None, None, tuple[bpy.types.Image, list[float]] | None]:
+    """Cropped hair for a bundle without hair of its own, in steps: the image of its mask, and its linear colour.
 
-    The hair is the bundle's own layer where it has one, else a shade on the scalp.
+    None where the bundle has a layer of hair, no scalp or no albedo.
+    """
+    part = next(part for part in parts if part.name == SKIN)
+    scalp = region(bundle, part, "scalp")
+    if scalp is None or (bundle.folder / HAIR).is_file() or not (bundle.folder / ALBEDO).is_file():
+        return None
+    albedo = bpy.data.images.load(str(bundle.folder / ALBEDO))
+    color = hair_color(bundle, part, albedo)
+    bpy.data.images.remove(albedo)
+    yield
+    drawn = _draw_scalp(bundle, part, scalp)
+    yield
+    return textures.make_image(f"{bundle.name} hair mask", _hairline(*drawn), color=False), color
+
+
+def add_nodes(material: bpy.types.Material, bundle: ResultBundle,
+              shade: tuple[bpy.types.Image, list[float]] | None) -> bpy.types.ShaderNode | None:
+    """A mix node whose `A` wants the albedo and whose `Result` is the skin with hair; None without hair.
+
+    The hair is the bundle's own layer where it has one, else what `cropped` gave.
     """
     if (bundle.folder / HAIR).is_file():
         return _add_photo_nodes(material, bundle)
-    scalp = region(bundle, part, "scalp")
-    if scalp is None:
+    if shade is None:
         return None
     nodes, links = material.node_tree.nodes, material.node_tree.links
     mask, uv, noise = (nodes.new(kind) for kind in ("ShaderNodeTexImage", "ShaderNodeUVMap", "ShaderNodeTexNoise"))
     hairs, share, mix = nodes.new("ShaderNodeMapRange"), nodes.new("ShaderNodeMath"), nodes.new("ShaderNodeMix")
     amount = nodes.new("ShaderNodeMath")
-    mask.image = textures.make_image(f"{bundle.name} hair mask", mask_picture(bundle, part, scalp), color=False)
+    mask.image, color = shade
     mask.name = MASK
     uv.uv_map = next(iter(UV_LAYERS))
     noise.noise_dimensions = "2D"
@@ -54,7 +73,7 @@ def add_nodes(material: bpy.types.Material, bundle: ResultBundle, part: Part,
     amount[PHOTO_OFF] = [1]
     mix.name = MIX
     mix.data_type, mix.clamp_factor = "RGBA", True
-    mix_socket(mix.inputs, "B").default_value = (*hair_color(bundle, part, albedo), 1.0)
+    mix_socket(mix.inputs, "B").default_value = (*color, 1.0)
     for number, node in enumerate((uv, mask, noise, hairs, share, amount, mix)):
         node.location = (-1560 + 180 * number, 620 if node in (mask, share) else 880)
     mix.location = (-300, 320)
@@ -157,20 +176,24 @@ def region(bundle: ResultBundle, part: Part, name: str) -> np.ndarray | None:
     return np.asarray(bundle.head["region_masks"][names.index(name)][part.vertices], np.float32)
 
 
-def mask_picture(bundle: ResultBundle, part: Part, scalp: np.ndarray) -> np.ndarray:
-    """(SIZE, SIZE, 1) in [0, 1]: the scalp with a soft, uneven hairline."""
+def _draw_scalp(bundle: ResultBundle, part: Part, scalp: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The scalp with soft borders in the UV map, as `draw_in_uv` gives it; what has none of it is left out."""
     soft = scalp.copy()
     edges = np.stack([part.corners, np.roll(part.corners, -1, 1)], -1).reshape(-1, 2)
+    ends, others = np.concatenate([edges, edges[:, ::-1]]).T
+    count = np.maximum(np.bincount(ends, minlength=len(soft)), 1)
     for _ in range(SOFTENED):
-        total, count = np.zeros_like(soft), np.zeros_like(soft)
-        for a, b in ((0, 1), (1, 0)):
-            np.add.at(total, edges[:, a], soft[edges[:, b]])
-            np.add.at(count, edges[:, a], 1)
-        soft = 0.5 * soft + 0.5 * total / np.maximum(count, 1)
-    uv = bundle.head["corner_uvs"][part.faces]
+        soft = 0.5 * soft + 0.5 * np.bincount(ends, soft[others], len(soft)) / count
     order = [[0, 1, 2], [0, 2, 3]]
-    triangles, values = uv[:, order].reshape(-1, 3, 2), soft[part.corners][:, order].reshape(-1, 3, 1)
-    picture = textures.spread(*textures.draw_in_uv(triangles, values, SIZE), 4)
+    triangles = bundle.head["corner_uvs"][part.faces][:, order].reshape(-1, 3, 2)
+    values = soft[part.corners][:, order].reshape(-1, 3, 1)
+    some = values.any((1, 2))
+    return textures.draw_in_uv(triangles[some], values[some], SIZE // 2)  # it is soft
+
+
+def _hairline(scalp: np.ndarray, covered: np.ndarray) -> np.ndarray:
+    """(SIZE, SIZE, 1) in [0, 1]: the scalp's mask with an uneven border."""
+    picture = textures.doubled(textures.spread(scalp, covered, 2))
     uneven = 0.10 * textures.cloud(SIZE, 110, 5) + 0.08 * textures.cloud(SIZE, 256, 6)
     shade = np.clip((picture + uneven[..., None] * (picture > 0.02) - 0.12) / 0.4, 0, 1)
     return shade * shade * (3 - 2 * shade)

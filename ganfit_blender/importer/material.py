@@ -60,11 +60,13 @@ PORES_MM, WRINKLES_MM = 0.9, 2.6
 PORE_DEPTH = 0.1
 
 
-def make_material(bundle: ResultBundle, part: Part, eye: bpy.types.Image | None) -> bpy.types.Material:
+def make_material(bundle: ResultBundle, part: Part, eye: bpy.types.Image | None,
+                  shade: tuple[bpy.types.Image, list[float]] | None) -> bpy.types.Material:
     """The material of a part: Principled, its colour from a packed image (skin, eyes) or from the colour attribute.
 
     Args:
         eye: what `eye_image` has made.
+        shade: what `hair.cropped` has made.
     """
     surface = SURFACES.get(part.name, OTHER)
     material = bpy.data.materials.new(f"{bundle.name} {part.name.replace('_', ' ')}")
@@ -78,7 +80,7 @@ def make_material(bundle: ResultBundle, part: Part, eye: bpy.types.Image | None)
     _set_surface(material, shader, surface)
     rings = _eye_rings(bundle, part) if part.name in EYES and eye is not None else None
     if part.name == SKIN and (bundle.folder / ALBEDO).is_file():
-        _skin_nodes(material, shader, bundle, part)
+        _skin_nodes(material, shader, bundle, shade)
     elif rings is not None:
         _eye_nodes(material, shader, bundle, part, rings, eye)
     else:
@@ -300,13 +302,14 @@ def _link_image(material: bpy.types.Material, socket: bpy.types.NodeSocket | Non
     return texture
 
 
-def _skin_nodes(material: bpy.types.Material, shader: bpy.types.ShaderNode, bundle: ResultBundle, part: Part) -> None:
+def _skin_nodes(material: bpy.types.Material, shader: bpy.types.ShaderNode, bundle: ResultBundle,
+                shade: tuple[bpy.types.Image, list[float]] | None) -> None:
     """Albedo with the hair's shade, roughness and specular of the regions, the fine relief."""
     image = _load_image(bundle, ALBEDO, "sRGB")
     _skin_roughness(material, shader, bundle)
     _skin_specular(material, shader)
     _skin_relief(material, shader, bundle)
-    tone = hair.add_nodes(material, bundle, part, image)
+    tone = hair.add_nodes(material, bundle, shade)
     texture = _link_image(material, None, image, (-900, 320))  # last: the active node
     color = texture.outputs["Color"]
     if tone is not None:

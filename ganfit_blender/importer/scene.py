@@ -10,7 +10,7 @@ from typing import Any
 
 import bpy
 
-from . import camera, light, material, mesh, shape_keys
+from . import camera, hair, light, material, mesh, shape_keys
 from .bundle import SKIN, ResultBundle, read_bundle
 
 PERSON = "ganfit_person"  # on the collection: the person's name
@@ -63,12 +63,14 @@ def build(folder: Path) -> Generator[None, None, bpy.types.Collection]:
     parts = mesh.split(bundle)
     eye = yield from material.eye_image(bundle, parts)
     yield
+    shade = yield from hair.cropped(bundle, parts)
+    yield
     collection = bpy.data.collections.new(bundle.name)
     collection[PERSON] = bundle.name
     things = {}
     for part in parts:
         thing = things[part.name] = mesh.make_object(bundle, part, collection)
-        thing.data.materials.append(material.make_material(bundle, part, eye))
+        thing.data.materials.append(material.make_material(bundle, part, eye, shade))
         shape_keys.add_shape_keys(thing, bundle, part)
         yield
     head = things[SKIN]

@@ -62,17 +62,18 @@ def eye_picture(rings: EyeRings, palette: dict[str, np.ndarray], size: int = EYE
     inner = np.hypot(x, y)
     front = _iris(rng, rings, inner, np.arctan2(y, x) / (2 * np.pi) % 1.0, linear["iris"])
     front = _mix(front, linear["limbus"], 0.85 * _smooth(inner, rings.iris, rings.limbus))
-    front = _mix(front, _doubled(around), _smooth(inner, rings.limbus, rings.sclera * 1.06))
+    front = _mix(front, doubled(around), _smooth(inner, rings.limbus, rings.sclera * 1.06))
     front = _mix(front, linear["pupil"] * 0.3, 1 - _smooth(inner, rings.pupil * 0.93, rings.pupil * 1.05))
-    picture = _doubled(linear_to_srgb(white).astype(np.float32))
+    picture = doubled(linear_to_srgb(white).astype(np.float32))
     picture[middle, middle] = linear_to_srgb(np.clip(front, 0, 1))
     return picture
 
 
-def _doubled(picture: np.ndarray) -> np.ndarray:
+def doubled(picture: np.ndarray) -> np.ndarray:
     """Each pixel as four."""
     height, width = picture.shape[:2]
-    return np.broadcast_to(picture[:, None, :, None], (height, 2, width, 2, 3)).reshape(2 * height, 2 * width, 3)
+    return np.broadcast_to(picture[:, None, :, None], (height, 2, width, 2, picture.shape[2])).reshape(
+        2 * height, 2 * width, -1)
 
 
 def _iris(rng: np.random.Generator, rings: EyeRings, radius: np.ndarray, turn: np.ndarray,
