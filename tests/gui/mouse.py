@@ -70,8 +70,9 @@ class Blender:
 
     def mouse(self, x: float, y: float, *more: str, window: str = "") -> None:
         """Moves the mouse to pixels of Blender's (other) window from its top left, then does more (xdotool's words)."""
-        window = window or self.window
-        words = ["xdotool", "mousemove", "--sync", "--window", window, str(round(x)), str(round(y)), *more]
+        to = "--window", window or self.window, str(round(x))
+        words = ["xdotool", "mousemove", *to, str(round(y) + 1)]  # a mouse that is there already would be waited for
+        words += ["mousemove", "--sync", *to, str(round(y)), *more]
         subprocess.run(words, check=True, timeout=20)
 
     def find(self, button: str, again: bool = True) -> tuple[float, float]:
