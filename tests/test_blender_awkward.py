@@ -53,6 +53,10 @@ def test_heads_without_our_material_or_faces_are_exported(report):
     assert not report["no_material"]["paint_skin"]
 
 
+def test_painting_without_pictures_begins(report):
+    assert report["no pictures"] == ["", "PAINT_TEXTURE"]
+
+
 def test_sculpting_without_faces_ends_with_a_sentence(report):
     message, added = report["no faces"]
     assert "no faces" in message and added == 0

@@ -37,7 +37,7 @@ class GANFIT_OT_paint_skin(PersonOperator, bpy.types.Operator):
         context.scene.tool_settings.image_paint.mode = "MATERIAL"
         material = head.active_material
         canvas = material.node_tree.nodes.active
-        if canvas is not None and canvas.type == "TEX_IMAGE":
+        if canvas is not None and canvas.type == "TEX_IMAGE" and canvas.image is not None:
             images = [image.name for image in material.texture_paint_images]
             if canvas.image.name in images:
                 material.paint_active_slot = images.index(canvas.image.name)

@@ -160,6 +160,15 @@ def without_faces(bundle: str) -> None:
     report["no faces"] = [attempt(bpy.ops.ganfit.sculpt_prepare, levels=1), len(bpy.data.objects) - count]
 
 
+def without_pictures(bundle: str) -> None:
+    """Painting on a head whose pictures were all deleted begins, with nothing to paint on yet, as Blender has it."""
+    person(bundle)
+    bpy.data.batch_remove(list(bpy.data.images))
+    bpy.context.view_layer.objects.active = head()
+    report["no pictures"] = [attempt(bpy.ops.ganfit.paint_skin), bpy.context.mode]
+    bpy.ops.object.mode_set(mode="OBJECT")
+
+
 def linked(bundle: str, out: Path) -> None:
     """A head out of another file: what adds objects to it refuses, the rest works."""
     name = person(bundle).name
@@ -190,6 +199,7 @@ def main(job: dict) -> None:
     hidden_hair(job["bundle"])
     exported(job["bundle"], Path(job["out"]))
     without_faces(job["bundle"])
+    without_pictures(job["bundle"])
     linked(job["bundle"], Path(job["out"]))
     news(job["bundle"])
     answer(Path(job["out"]) / "awkward.json", **report)
