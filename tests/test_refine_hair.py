@@ -187,16 +187,13 @@ def test_grey_photos_give_grey_hair(sitter: Sitter) -> None:  # noqa: F811
     assert layer is not None and float((layer[:, :1] - layer[:, 2:3]).abs()[layer[:, 3:] > 0.5].max()) < 0.01
 
 
-@pytest.mark.parametrize("grey", [False, True])
-def test_skin_that_the_matte_takes_for_hair(sitter: Sitter, grey: bool) -> None:  # noqa: F811
-    """The matte says hair down to the brows, the photo shows black hair on the scalp alone: without colours, which
-    would have taught the matte better, the forehead stays bare and lends the hair nothing; with them the matte is
-    believed."""
+def layer_of(sitter: Sitter, hair: torch.Tensor, said: torch.Tensor, grey: bool) -> torch.Tensor:  # noqa: F811
+    """The layer of a photo with black hair (1, 1, R, R) whose matte says that it is in other places."""
     regions = region_maps(sitter.person, SIZE)
-    photo = sitter.photo(painted(sitter, scalp(sitter), HAIR["black"]))
+    photo = sitter.photo(painted(sitter, hair, HAIR["black"]))
     if grey:
         photo = photo.mean(-1, keepdims=True).round().astype(np.uint8).repeat(3, -1)
-    where = mask_in_photo(sitter, torch.maximum(scalp(sitter), (regions["forehead"] > 0.5).float()))
+    where = mask_in_photo(sitter, said)
     alpha = picture(sitter.scene, 0, sitter.scene.cameras[0]).alpha[0, ..., 0] > 0.5
     side = max(where.shape)
     shares = torch.zeros(side, side, 3)
@@ -204,6 +201,17 @@ def test_skin_that_the_matte_takes_for_hair(sitter: Sitter, grey: bool) -> None:
     unwrapped = _unwrap(sitter.scene, 0, photo, SIZE, HAIR_FACING, HAIR_RIM)
     layer = hair_layer([seen_hair(unwrapped, Matte(shares, (0.0, 0.0, float(side))), regions, grey)], regions)
     assert layer is not None
+    return layer
+
+
+@pytest.mark.parametrize("grey", [False, True])
+def test_skin_that_the_matte_takes_for_hair(sitter: Sitter, grey: bool) -> None:  # noqa: F811
+    """The matte says hair down to the brows, the photo shows black hair on the scalp alone: without colours, which
+    would have taught the matte better, the forehead stays bare and lends the hair nothing; with them the matte is
+    believed."""
+    regions = region_maps(sitter.person, SIZE)
+    said = torch.maximum(scalp(sitter), (regions["forehead"] > 0.5).float())
+    layer = layer_of(sitter, scalp(sitter), said, grey)
     forehead, core = (regions["forehead"] > 0.9) & (regions["reach"] > 0.015), regions["scalp"] > 0.9
     assert layer[:, 3:][core].mean() > 0.8
     if not grey:
@@ -211,3 +219,14 @@ def test_skin_that_the_matte_takes_for_hair(sitter: Sitter, grey: bool) -> None:
         return
     assert layer[:, 3:][forehead].mean() < 0.1
     assert (srgb_to_linear(layer[:, :3]).mean(1, keepdim=True)[core] < 0.1).float().mean() > 0.98
+
+
+def test_shine_within_a_fringe_is_no_skin(sitter: Sitter) -> None:  # noqa: F811
+    """Without colours too: a spot as light as skin that hair surrounds belongs to the hair."""
+    regions = region_maps(sitter.person, SIZE)
+    fringe = torch.maximum(scalp(sitter), (regions["forehead"] > 0.5).float())
+    rows, columns = torch.meshgrid(torch.arange(SIZE), torch.arange(SIZE), indexing="ij")
+    ys, xs = torch.nonzero((regions["forehead"][0, 0] > 0.9) & (regions["reach"][0, 0] > 0.015)).float().mean(0)
+    spot = ((rows - ys) ** 2 + (columns - xs) ** 2 < 12**2)[None, None]
+    layer = layer_of(sitter, fringe * ~spot, fringe, True)
+    assert layer[:, 3:][spot].mean() > 0.8

@@ -27,7 +27,7 @@ HANGING = (0.015, 0.025)
 """Distance from the scalp, metres, at which the cover of hair beside the forehead begins to fade, and is gone: locks
 that hang lower are not painted on the face."""
 ROOTED = 0.5
-"""Scalp mask above which hair begins; elsewhere it only hangs."""
+"""Scalp mask above which hair begins; elsewhere it only hangs. Also the skin's, for what is bare."""
 GAP = 1 / 24
 """Unseen skin between hair, in map sides, that is narrower than this is under hair: temples turn from the camera."""
 EDGE = 15
@@ -73,7 +73,8 @@ def seen_hair(photo: Unwrapped, matte: Matte, regions: dict[str, Tensor], grey: 
     unlike = _unlike_skin(luma(colour), cover * trust * regions["scalp"], skin * trust * regions["face"])
     beside = torch.nn.functional.max_pool2d((skin * trust > TRUSTED[0]).to(skin), BESIDE, 1, BESIDE // 2)
     if grey:  # elsewhere hue has told hair from skin, and hair that is as light as skin shines
-        cover = cover * torch.lerp(torch.ones_like(cover), unlike, (regions["reach"] / OFF_SCALP).clamp(0, 1))
+        bare = _rooted(1 - unlike, skin * trust)  # not the shine within a fringe
+        cover = cover * (1 - bare * (regions["reach"] / OFF_SCALP).clamp(0, 1))
     pure = 1 - beside * (1 - unlike)
     return SeenHair(cover, trust, colour, pure, torch.maximum(over, (1 - skin) * regions["neck"]))
 
@@ -93,12 +94,12 @@ def _any(regions: dict[str, Tensor], names: Sequence[str]) -> Tensor:
     return torch.maximum(found, around * (1 - regions["covered"]))
 
 
-def _rooted(cover: Tensor, scalp: Tensor) -> Tensor:
-    """The cover (1, 1, R, R) without what does not hang together with the scalp."""
-    labels, count = ndimage.label(((cover > 0.1) | (scalp > ROOTED))[0, 0].cpu().numpy())
+def _rooted(values: Tensor, ground: Tensor) -> Tensor:
+    """Values (1, 1, R, R) without what does not hang together with the ground: hair with the scalp, for example."""
+    labels, count = ndimage.label(((values > 0.1) | (ground > ROOTED))[0, 0].cpu().numpy())
     kept = np.zeros(count + 1, np.float32)
-    kept[np.unique(labels[(scalp > ROOTED)[0, 0].cpu().numpy()])] = 1
-    return cover * torch.from_numpy(kept[labels]).to(cover)
+    kept[np.unique(labels[(ground > ROOTED)[0, 0].cpu().numpy()])] = 1
+    return values * torch.from_numpy(kept[labels]).to(values)
 
 
 def hair_layer(photos: Sequence[SeenHair], regions: dict[str, Tensor]) -> Tensor | None:
