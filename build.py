@@ -657,7 +657,7 @@ def gui_test(options: argparse.Namespace, settings: Settings) -> None:
 def wheel_folder(backend: Environment, settings: Settings) -> Path:
     """The backend's packages as wheels, as an artist without internet brings them along; downloaded once (0.4 GB).
 
-    Raises NotHere: no index gave them.
+    Raises NotHere: they could not be downloaded; why is said.
     """
     folder, pins = ENV.resolve() / "gui" / "wheels", RUNTIME_REQUIREMENTS.read_text(encoding="utf-8")
     stamp, key = folder / "ready", _key(pins, settings.variant, settings.torch_index_url, *_version(backend.python))

@@ -124,7 +124,7 @@ def _plain_copies(context: bpy.types.Context, collection: bpy.types.Collection,
             fine = level if part == SKIN else min(level, PARTS_LEVEL)
             refined = _Refined(context, shelf, carved or thing, fine)
             neutral = _neutral(context, thing, carved, level)
-            mesh = _plain_mesh(context, thing, refined, neutral if level <= KEYS_LEVEL else
+            mesh = _plain_mesh(context, refined, neutral if level <= KEYS_LEVEL else
                                neutral + _expression(thing, values))
             copy = bpy.data.objects.new(OBJECT_NAMES.get(part, part), mesh)
             mesh.name = copy.name
@@ -206,8 +206,7 @@ class _Refined:
         return shapes.evaluated_points(self._context, self.thing)
 
 
-def _plain_mesh(context: bpy.types.Context, thing: bpy.types.Object, refined: _Refined,
-                cage: np.ndarray) -> bpy.types.Mesh:
+def _plain_mesh(context: bpy.types.Context, refined: _Refined, cage: np.ndarray) -> bpy.types.Mesh:
     """The part's mesh for a cage (V, 3), with our UV layer alone."""
     refined(cage)
     mesh = bpy.data.meshes.new_from_object(refined.thing.evaluated_get(context.evaluated_depsgraph_get()))

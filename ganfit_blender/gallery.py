@@ -49,17 +49,22 @@ def place_people(context: bpy.types.Context, name: str, people: list[Person], li
         if before and person.state == SKIPPED:
             placed.add(person.bundle)
             continue
+        made = set[tuple[str, str]]()
         try:
-            thing = yield from (_linked if linked else _local)(Path(person.bundle))
+            thing = yield from (_linked if linked else _local)(Path(person.bundle), made)
+            for old in before:
+                old.hide_viewport = old.hide_render = True
+            thing[PLACE] = [0.0, 0.0]
+            _move(thing, places[person.bundle])
+            (parent.objects if linked else parent.children).link(thing)
         except AddonError as error:
+            _remove(made)
             placed.add(person.bundle)
             problem = problem or error
             continue
-        for old in before:
-            old.hide_viewport = old.hide_render = True
-        thing[PLACE] = [0.0, 0.0]
-        _move(thing, places[person.bundle])
-        (parent.objects if linked else parent.children).link(thing)
+        except ReferenceError:
+            _remove(made)
+            raise
         placed.add(person.bundle)
         if context.view_layer.objects.active is None and not linked:
             importer.select_head(context, importer.head_of(thing))
@@ -97,21 +102,22 @@ def _versions(parent: bpy.types.Collection, bundle: str) -> list[bpy.types.Colle
             if _bundle(thing) == bundle and not thing.hide_viewport]
 
 
-def _local(folder: Path) -> Generator[bool, None, bpy.types.Collection]:
+def _local(folder: Path, made: set[tuple[str, str]]) -> Generator[bool, None, bpy.types.Collection]:
     """The person's own collection."""
-    collection = yield from _built(folder)
+    collection = yield from _built(folder, made)
     views.setup(importer.head_of(collection))
     return collection
 
 
-def _linked(folder: Path) -> Generator[bool, None, bpy.types.Object]:
+def _linked(folder: Path, made: set[tuple[str, str]]) -> Generator[bool, None, bpy.types.Object]:
     """Writes the person into `<name>.blend` in its folder; an instance linked from there."""
-    path, made = folder / f"{folder.name}.blend", set()
+    path = folder / f"{folder.name}.blend"
     collection = yield from _built(folder, made)
     name = collection.name
     bpy.data.libraries.write(str(path), {collection}, path_remap="RELATIVE_ALL", compress=True)
     yield False
-    bpy.data.batch_remove(made)
+    _remove(made)
+    made.clear()
     yield False
     with bpy.data.libraries.load(str(path), link=True, relative=bool(bpy.data.filepath)) as (_, wanted):
         wanted.collections = [name]
@@ -122,20 +128,26 @@ def _linked(folder: Path) -> Generator[bool, None, bpy.types.Object]:
     return thing
 
 
-def _built(folder: Path, made: set[bpy.types.ID] | None = None) -> Generator[bool, None, bpy.types.Collection]:
-    """The steps of a person's import; what each of them adds to the file is noted in `made`."""
+def _built(folder: Path, made: set[tuple[str, str]]) -> Generator[bool, None, bpy.types.Collection]:
+    """The steps of a person's import; kind and name of what each of them adds to the file are noted in `made`."""
     steps = importer.build(folder)
     while True:
-        known = _everything() if made is not None else set()
+        known = _everything()
         try:
             next(steps)
         except StopIteration as end:
             return end.value
         finally:
-            if made is not None:
-                made |= _everything() - known
+            made |= _everything() - known
         yield False
 
 
-def _everything() -> set[bpy.types.ID]:
-    return {item for kind in KINDS for item in getattr(bpy.data, kind)}
+def _remove(made: set[tuple[str, str]]) -> None:
+    """Removes what of this is still in the file: an undo may have taken some of it."""
+    found = (getattr(bpy.data, kind).get(name) for kind, name in made)
+    bpy.data.batch_remove([block for block in found if block is not None])
+
+
+def _everything() -> set[tuple[str, str]]:
+    """Kind and name of all that is in the file, and of no other file."""
+    return {(kind, item.name) for kind in KINDS for item in getattr(bpy.data, kind) if item.library is None}

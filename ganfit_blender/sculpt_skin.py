@@ -48,13 +48,14 @@ def hide(copy: bpy.types.Object, skin: bpy.types.Material | None) -> None:
     if own is not None and PICTURE in own:
         copy.active_material, picture = skin, own[PICTURE]
         bpy.data.materials.remove(own)
-        bpy.data.images.remove(picture)
+        if picture is not None:  # not deleted by the artist
+            bpy.data.images.remove(picture)
 
 
 def around(mesh: bpy.types.Mesh, points: np.ndarray, colors: np.ndarray) -> np.ndarray:
     """(HEIGHT, WIDTH, 3) the colours of a mesh by direction from the origin, equirectangular as Blender reads it.
 
-    Where several surfaces lie in one direction the farthest is taken; where none does, the nearest in elevation.
+    Where several surfaces lie in one direction the farthest is taken; where none does, the next below, or the lowest.
 
     Args:
         points: (V, 3) the mesh's vertices around the origin.
@@ -87,21 +88,21 @@ def _add_nodes(material: bpy.types.Material, picture: bpy.types.Image, centre: n
     """A UV map that is not there reads as 0, which none of ours has at any corner."""
     nodes, links = material.node_tree.nodes, material.node_tree.links
     output = next(node for node in nodes if node.type == "OUTPUT_MATERIAL")
-    place, outwards, around, plain = (nodes.new(f"ShaderNode{kind}") for kind in (
+    place, outwards, environment, plain = (nodes.new(f"ShaderNode{kind}") for kind in (
         "TexCoord", "VectorMath", "TexEnvironment", "BsdfPrincipled"))
     uv, length, there, mix = (nodes.new(f"ShaderNode{kind}") for kind in ("UVMap", "VectorMath", "Math", "MixShader"))
     outwards.operation, outwards.inputs[1].default_value = "SUBTRACT", centre.tolist()
-    around.image, uv.uv_map = picture, LAYER
+    environment.image, uv.uv_map = picture, LAYER
     plain.inputs["Roughness"].default_value, plain.inputs[SPECULAR_INPUT].default_value = SKIN_ROUGHNESS, SKIN_SPECULAR
     length.operation = "LENGTH"
     there.operation, there.inputs[1].default_value = "GREATER_THAN", 0.0
-    for number, node in enumerate((place, outwards, around, plain, mix)):
+    for number, node in enumerate((place, outwards, environment, plain, mix)):
         node.location = (-500 + 200 * number, 1200)
     for number, node in enumerate((uv, length, there)):
         node.location = (-100 + 200 * number, 1400)
     for source, target in (
-        (place.outputs["Object"], outwards.inputs[0]), (outwards.outputs[0], around.inputs["Vector"]),
-        (around.outputs["Color"], plain.inputs["Base Color"]), (uv.outputs["UV"], length.inputs[0]),
+        (place.outputs["Object"], outwards.inputs[0]), (outwards.outputs[0], environment.inputs["Vector"]),
+        (environment.outputs["Color"], plain.inputs["Base Color"]), (uv.outputs["UV"], length.inputs[0]),
         (length.outputs["Value"], there.inputs[0]), (there.outputs[0], mix.inputs[0]),
         (plain.outputs["BSDF"], mix.inputs[1]), (output.inputs["Surface"].links[0].from_socket, mix.inputs[2]),
         (mix.outputs[0], output.inputs["Surface"]),

@@ -83,8 +83,6 @@ def remove(context: bpy.types.Context) -> bool:
         bpy.data.worlds.remove(ours)
     for path, value in before["settings"]:
         importer.set_value(scene, path, value)
-    with contextlib.suppress(TypeError):  # an older or somebody's own colour configuration has other looks
-        scene.view_settings.look = LOOK
     for lamp in lamps:
         if lamp is not None:
             lamp.hide_render = lamp.hide_viewport = False

@@ -134,6 +134,7 @@ def test_studio_lights_and_gives_everything_back(character):
     camera, world, width, _, lamps, collections, *_ = character.report["studio"]
     assert camera == "Studio Camera" and world == "Studio" and width == 1080
     assert lamps == ["Studio Fill", "Studio Key", "Studio Rim"] and "Studio" in collections
+    assert character.report["studio"][-1] == "AgX - Medium High Contrast"
     before, after = character.report["studio back"]
     assert after == before
 

@@ -140,8 +140,8 @@ def usual_skin(luma: Tensor) -> Tensor:
 MIN_SURFACE_PIXELS = 20
 """Fewer pixels than this show lashes and highlights rather than an iris, and no tooth."""
 
-BRIGHTEST = 0.8
-"""Linear albedo of the brightest channel of a tooth; what the shading leaves brighter keeps its hue."""
+BRIGHTEST, DARKEST = 0.8, 0.002
+"""Linear albedo of a surface's brightest channel at most, whose hue is kept, and of each channel at least."""
 
 
 def surface_colour(photo: Tensor, shading: Tensor, usual: Tensor) -> Tensor:
@@ -150,7 +150,7 @@ def surface_colour(photo: Tensor, shading: Tensor, usual: Tensor) -> Tensor:
     if len(photo) < MIN_SURFACE_PIXELS:
         return usual
     albedo = (srgb_to_linear(photo) / shading.clamp(min=0.05)).median(0).values
-    return linear_to_srgb(albedo * (BRIGHTEST / albedo.max().clamp(min=BRIGHTEST))).clamp(min=0.03)
+    return linear_to_srgb((albedo * (BRIGHTEST / albedo.max().clamp(min=BRIGHTEST))).clamp(min=DARKEST))
 
 
 @torch.no_grad()

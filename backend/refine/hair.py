@@ -20,14 +20,15 @@ HAIR_FACING, HAIR_RIM = (0.02, 0.2), 0.004
 """As in `unwrap`, but nearer to the silhouette: of hair only the colour matters, and it lies where the head ends."""
 COVERED = (0.3, 0.7)
 """Share of hair in hair and skin from which the cover grows, and from which it is whole."""
-NEVER, EARS = ("brow", "eyes", "nose", "lips", "cheek", "chin", "jaw", "neck"), ("ear_left", "ear_right")
-"""Regions that hair from the scalp is not looked for on: what covers them are glasses, beards, collars; and those that
-it may hide, but that get none."""
+NEVER = ("brow", "eyes", "nose", "lips", "cheek", "chin", "jaw", "neck")
+"""Regions that hair from the scalp is not looked for on: what covers them are glasses, beards, collars."""
+EARS = ("ear_left", "ear_right")
+"""Regions that hair may hide, so that the photo shows nothing of their skin; no hair is painted on them."""
 HANGING = (0.015, 0.025)
 """Distance from the scalp, metres, at which the cover of hair beside the forehead begins to fade, and is gone: locks
 that hang lower are not painted on the face."""
 ROOTED = 0.5
-"""Scalp mask above which hair begins; elsewhere it only hangs. Also the skin's, for what is bare."""
+"""Mask above which there is ground that something hangs together with: scalp for hair, skin for what is bare."""
 GAP = 1 / 24
 """Unseen skin between hair, in map sides, that is narrower than this is under hair: temples turn from the camera."""
 EDGE = 15

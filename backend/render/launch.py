@@ -23,6 +23,7 @@ CPU_FLAGS = f"{wp.config.cpu_compiler_flags or ''} -ffp-contract=fast -fno-slp-v
 FEW = 100_000  # simple steps, as to interpolate a pixel, below which to wake a second thread takes longer than it saves
 
 
+@cache
 def start_warp() -> None:
     """Initialise warp once, with its kernel cache beside the project's other caches and without chatter."""
     if wp.config.kernel_cache_dir is None and "WARP_CACHE_PATH" not in os.environ:

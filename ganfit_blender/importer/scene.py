@@ -197,7 +197,7 @@ def take_blocks(scene: bpy.types.Scene, key: str,
     """What `keep_blocks` has kept: the named ones, and `count` others; None for what was deleted. The note is gone."""
     kept = scene.pop(key, {})
     for name, block in kept.items():
-        if isinstance(block, bpy.types.Object) and block.name not in scene.objects:
+        if isinstance(block, bpy.types.Object) and not block.users_scene:
             kept[name] = None  # deleted by the artist; only the note has kept it in the file
     return kept, [kept.get(str(number)) for number in range(count)]
 

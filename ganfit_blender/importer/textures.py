@@ -120,8 +120,8 @@ def draw_in_uv(uv: np.ndarray, values: np.ndarray, size: int) -> tuple[np.ndarra
         row, x = np.divmod(np.arange(len(one)) - np.repeat(np.cumsum(count) - count, count), wide[one])
         x, y = x + low[one, 0], row + low[one, 1]
         right, above = x - a[one, 0], y - a[one, 1]
-        v = right * (vy / area)[one] - above * (vx / area)[one]
-        w = above * (ux / area)[one] - right * (uy / area)[one]
+        v = (right * vy[one] - above * vx[one]) / area[one]
+        w = (above * ux[one] - right * uy[one]) / area[one]
         inside = (v >= -1e-6) & (w >= -1e-6) & (v + w <= 1 + 1e-6)
         one, x, y, v, w = one[inside], x[inside], y[inside], v[inside, None], w[inside, None]
         picture[y, x] = first[one] + v * along[one] + w * up[one]

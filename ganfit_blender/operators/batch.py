@@ -76,7 +76,11 @@ class GANFIT_OT_batch(JobOperator, bpy.types.Operator):
         """Puts everyone into the scene who has a head and is not there yet."""
         object_mode(context)
         self._show_table(context)
-        while self._steps is not None or self._seen != self._read:
+        while self._steps is not None:
+            self._place(context)
+        self._read = -1.0  # once more from the table as it is now, whatever its time says
+        self._place(context)
+        while self._steps is not None:
             self._place(context)
         people = read_table(self._out)
         if self._problem is not None:

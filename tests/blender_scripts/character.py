@@ -112,7 +112,8 @@ def state() -> list:
     lamps = sorted(t.name for t in scene.objects if t.type == "LIGHT" and not t.hide_render)
     return [scene.camera.name if scene.camera else "", scene.world.name if scene.world else "",
             scene.render.resolution_x, scene.view_settings.view_transform, lamps,
-            sorted(c.name for c in scene.collection.children), len(bpy.data.worlds), len(bpy.data.lights)]
+            sorted(c.name for c in scene.collection.children), len(bpy.data.worlds), len(bpy.data.lights),
+            scene.view_settings.look]
 
 
 def studio() -> None:

@@ -56,26 +56,30 @@ def watched() -> list:
     return seen
 
 
-def undone_between_steps(folder: Path) -> list:
-    """An undo while someone is being placed: how the steps end, who comes by new ones, how many heads there are."""
+def undone_between_steps(folder: Path, built: int) -> list:
+    """An undo to the state after so many steps while someone is being placed: how the steps end, who comes by new ones,
+    how many heads there are, and what is in no scene."""
     gallery, table = (sys.modules[f"{EXTENSION}.{name}"] for name in ("gallery", "batch_table"))
     placed: set[str] = set()
 
     def place():
         return gallery.place_people(bpy.context, "again", table.read_table(folder), False, placed)
 
-    for name in ("one", "two"):
-        bpy.ops.ed.undo_push(message=name)
     steps, end = place(), ""
-    for _ in range(5):
+    for number in range(built + 3):
+        if number == built:
+            bpy.ops.ed.undo_push(message="one")
         next(steps)
+    bpy.ops.ed.undo_push(message="two")
     bpy.ops.ed.undo()
     try:
         list(steps)
     except ReferenceError:
         end = "ReferenceError"
     added = sum(place())
-    return [end, added, len([t for t in bpy.context.scene.objects if t.get("ganfit_part") == "skin"])]
+    return [end, added, len([t for t in bpy.context.scene.objects if t.get("ganfit_part") == "skin"]),
+            [t.name for t in bpy.data.objects if not t.users_scene],
+            [c.name for c in bpy.data.collections if c.users == 0]]
 
 
 def restarted(mode: str) -> None:
@@ -123,8 +127,10 @@ def main(job: dict) -> None:
     next(t for t in scene.objects if t.get("ganfit_part") == "skin").location.x += 0.05  # the artist's own move
     (Path(job["people"]) / "abe.jpg").write_bytes(b"abe")
     report["on result"], report["on"] = run(), described(scene)
-    empty_scene()
-    report["undone between steps"] = undone_between_steps(out / "results" / "people")
+    report["undone between steps"] = []
+    for built in (0, 6):
+        empty_scene()
+        report["undone between steps"].append(undone_between_steps(out / "results" / "people", built))
     answer(out / "report.json", **report)
 
 
