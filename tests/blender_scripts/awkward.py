@@ -193,8 +193,7 @@ def news(bundle: str) -> None:
 
 
 def main(job: dict) -> None:
-    with quiet_stdout():
-        install(job["zip"])
+    install(job["zip"])
     renamed(job["bundle"])
     hidden_hair(job["bundle"])
     exported(job["bundle"], Path(job["out"]))

@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import bpy  # noqa: E402
 import numpy as np  # noqa: E402
 from character import attempt, find, head, points  # noqa: E402
-from in_blender import answer, empty_scene, install, leave, preferences, quiet_stdout  # noqa: E402
+from in_blender import answer, empty_scene, install, leave, preferences  # noqa: E402
 
 report: dict = {}
 arrays: dict[str, np.ndarray] = {}
@@ -86,8 +86,7 @@ def main(job: dict) -> None:
     """Metres, then decimetres."""
     out = Path(job["out"])
     os.environ["FAKE_BODY"] = job["body"]
-    with quiet_stdout():
-        install(job["zip"])
+    install(job["zip"])
     empty_scene()
     preferences().python_path = job["python"]
     bpy.ops.ganfit.import_result(directory=job["bundle"], match=False)

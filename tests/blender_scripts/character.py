@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import bpy  # noqa: E402
 import numpy as np  # noqa: E402
-from in_blender import answer, empty_scene, install, leave, preferences, quiet_stdout  # noqa: E402
+from in_blender import answer, empty_scene, install, leave, preferences  # noqa: E402
 
 report: dict = {}
 arrays: dict[str, np.ndarray] = {}
@@ -260,8 +260,7 @@ def main(job: dict) -> None:
     """All of it on one imported head."""
     out = Path(job["out"])
     os.environ["FAKE_BUNDLE"] = job["bundle"]
-    with quiet_stdout():
-        install(job["zip"])
+    install(job["zip"])
     empty_scene()
     preferences().python_path = job["python"]
     report["nobody"] = bpy.ops.ganfit.neutral.poll()

@@ -145,8 +145,7 @@ def settings() -> list:
 def main(job: dict) -> None:
     """All of it on one imported head, placed and scaled somewhere in the world."""
     out = Path(job["out"])
-    with quiet_stdout():
-        install(job["zip"])
+    install(job["zip"])
     empty_scene()
     bpy.ops.ganfit.import_result(directory=job["bundle"], match=False)
     bpy.ops.ganfit.neutral()

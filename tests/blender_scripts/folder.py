@@ -14,7 +14,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 
 import bpy  # noqa: E402
-from in_blender import EXTENSION, answer, empty_scene, install, leave, preferences, quiet_stdout  # noqa: E402
+from in_blender import EXTENSION, answer, empty_scene, install, leave, preferences  # noqa: E402
 
 
 def run() -> str:
@@ -93,8 +93,7 @@ def main(job: dict) -> None:
     """
     out, report = Path(job["out"]), {}
     os.environ.update(FAKE_BUNDLE=job["bundle"], FAKE_WORKER="ok")
-    with quiet_stdout():
-        install(job["zip"])
+    install(job["zip"])
     scene = empty_scene()
     preferences().python_path = job["python"]
     report["none"] = run()

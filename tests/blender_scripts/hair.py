@@ -217,8 +217,7 @@ def layer(folder: str) -> None:
 def main(job: dict) -> None:
     """All of it."""
     out = Path(job["out"])
-    with quiet_stdout():
-        install(job["zip"])
+    install(job["zip"])
     report["photo"] = color(job["bundle"])
     bpy.ops.ganfit.add_hair()
     radiance(out)

@@ -138,8 +138,7 @@ def read_back(out: Path) -> None:
 def main(job: dict) -> None:
     """All of it on one imported head."""
     out = Path(job["out"])
-    with quiet_stdout():
-        install(job["zip"])
+    install(job["zip"])
     empty_scene()
     bpy.ops.ganfit.import_result(directory=job["bundle"], match=False)
     bpy.ops.ganfit.neutral()

@@ -87,8 +87,7 @@ def own_settings(scene: bpy.types.Scene) -> list:
 def main(job: dict) -> None:
     """Import, write down, render."""
     out = Path(job["out"])
-    with quiet_stdout():
-        install(job["zip"])
+    install(job["zip"])
     scene = empty_scene()
     bpy.data.worlds.new("Mine")
     scene.world = bpy.data.worlds["Mine"]

@@ -19,9 +19,10 @@ def install(zip_file: str | Path) -> None:
     """Installs and enables the extension's zip in the profile that BLENDER_USER_RESOURCES names."""
     if not os.environ.get("BLENDER_USER_RESOURCES"):
         raise SystemExit("Set BLENDER_USER_RESOURCES to a folder of its own: this script changes the profile.")
-    bpy.ops.extensions.package_install_files(
-        filepath=str(zip_file), repo="user_default", enable_on_install=True, overwrite=True
-    )
+    with quiet_stdout():
+        bpy.ops.extensions.package_install_files(
+            filepath=str(zip_file), repo="user_default", enable_on_install=True, overwrite=True
+        )
     if EXTENSION not in bpy.context.preferences.addons:
         raise SystemExit(f"Blender did not enable the extension {zip_file}.")
 

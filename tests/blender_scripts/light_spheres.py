@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import bpy  # noqa: E402
 import numpy as np  # noqa: E402
-from in_blender import EXTENSION, empty_scene, install, leave, linear_pixels, quiet_stdout, render  # noqa: E402
+from in_blender import EXTENSION, empty_scene, install, leave, linear_pixels, render  # noqa: E402
 
 
 def white_sphere(scene: bpy.types.Scene) -> None:
@@ -47,8 +47,7 @@ def camera(scene: bpy.types.Scene, back: bool) -> None:
 
 def main(job: dict) -> None:
     """One render a case."""
-    with quiet_stdout():
-        install(job["zip"])
+    install(job["zip"])
     light = importlib.import_module(f"{EXTENSION}.importer.light")
     bundle = importlib.import_module(f"{EXTENSION}.importer.bundle")
     for name, case in job["cases"].items():

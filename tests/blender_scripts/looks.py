@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import bpy  # noqa: E402
 import numpy as np  # noqa: E402
 from character import find, head  # noqa: E402
-from in_blender import EXTENSION, answer, empty_scene, install, leave, linear_pixels, quiet_stdout, render  # noqa: E402
+from in_blender import EXTENSION, answer, empty_scene, install, leave, linear_pixels, render  # noqa: E402
 
 report: dict = {}
 arrays: dict[str, np.ndarray] = {}
@@ -207,8 +207,7 @@ def images(part: str) -> dict[str, list]:
 def main(job: dict) -> None:
     """Plain bundle, then the one with maps."""
     out = Path(job["out"])
-    with quiet_stdout():
-        install(job["zip"])
+    install(job["zip"])
     empty_scene()
     bpy.ops.ganfit.import_result(directory=job["bundle"], match=False)
     report["own"] = state()

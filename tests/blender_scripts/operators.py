@@ -15,7 +15,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 
 import bpy  # noqa: E402
-from in_blender import EXTENSION, answer, empty_scene, install, leave, preferences, quiet_stdout  # noqa: E402
+from in_blender import EXTENSION, answer, empty_scene, install, leave, preferences  # noqa: E402
 
 report: dict = {}
 
@@ -131,8 +131,7 @@ def main(job: dict) -> None:
     os.environ["FAKE_BUNDLE"] = job["bundle"]
     profile = Path(os.environ["BLENDER_USER_RESOURCES"])
     clean = traces()
-    with quiet_stdout():
-        install(job["zip"])
+    install(job["zip"])
     files = written(profile)
     scene = empty_scene()
     draw("fresh")

@@ -70,7 +70,7 @@ def save(blend: Path) -> None:
 def main(job: dict) -> None:
     """Install, reconstruct, save, render."""
     out = Path(job["out"])
-    with step("Installing the extension"), quiet_stdout():
+    with step("Installing the extension"):
         install(job["zip"])
     try:
         with step("Reconstructing", silent=False):  # the operator prints its progress
