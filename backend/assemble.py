@@ -13,7 +13,7 @@ from backend.fit.person import Person
 from backend.render.camera import Camera
 from backend.render.color import linear_to_srgb, srgb_to_linear
 from backend.render.lights import Lights
-from backend.render.render import RenderOutput
+from backend.render.shell import Picture, Shell, with_shell
 
 MAX_RENDER = 2048
 """Longest side in pixels that is rendered at once; a larger photo gets this render scaled up."""
@@ -28,8 +28,8 @@ class Assembled:
     cage (V0, 3) without offsets, offsets (V0, 3), verts1 (V, V1, 3) with them: metres, metric scale; landmarks (68, 3):
     metres, view 0; generated (1, 3, S, S): the generator's map, sRGB; texture (1, 3, R, R): the albedo that is shown,
     also the generator's until a refinement replaces it; normal (1, 3, R, R), roughness (1, 1, R, R): the refinement's;
-    hair (1, 4, H, H): colour, sRGB, and cover of the hair on the head, None without. All maps are in [0, 1], in 8-bit
-    steps.
+    hair (1, 4, H, H): colour, sRGB, and cover of the hair on the head, None without; shell: the hair that stands off
+    it, None without. All maps are in [0, 1], in 8-bit steps.
     """
 
     person: Person
@@ -45,6 +45,7 @@ class Assembled:
     normal: Tensor | None = None
     roughness: Tensor | None = None
     hair: Tensor | None = None
+    shell: Shell | None = None
 
     @cached_property
     def shown(self) -> Tensor:
@@ -81,14 +82,18 @@ def assemble(result: dict, person: Person, device: torch.device, offsets: np.nda
 
 
 def picture(scene: Assembled, view: int, camera: Camera, lights: Lights | None = None,
-            grey: bool = False) -> RenderOutput:
-    """Renders one view's geometry under any camera; `grey` replaces texture and palette by a grey surface."""
+            grey: bool = False) -> Picture:
+    """Renders one view's geometry under any camera, with its hair; `grey` shows it bare and as a grey surface."""
     texture, palette = scene.shown, scene.palette
     if grey:
         texture = torch.full_like(texture[:, :, :8, :8], GEOMETRY_GREY)
         palette = torch.full_like(palette, GEOMETRY_GREY)
     with torch.no_grad():
-        return scene.person.picture(scene.verts1[view:view + 1], texture, palette, camera, lights or scene.lights[view])
+        lights = lights or scene.lights[view]
+        head = scene.person.picture(scene.verts1[view:view + 1], texture, palette, camera, lights)
+        if grey or scene.shell is None:
+            return Picture.of(head)
+        return with_shell(scene.person.raster, head, scene.shell, camera, lights)
 
 
 def head_box(scene: Assembled, view: int) -> tuple[float, float, float]:
@@ -120,7 +125,7 @@ def full_render(scene: Assembled, view: int) -> np.ndarray:
     return canvas
 
 
-def straight_rgba(out: RenderOutput) -> np.ndarray:
+def straight_rgba(out: Picture) -> np.ndarray:
     """A render over black as (H, W, 4) uint8 with straight alpha."""
     alpha = out.alpha[0].clamp(0, 1)
     rgb = (out.rgb[0] / alpha.clamp(min=1e-3)).clamp(0, 1)

@@ -26,10 +26,10 @@ from .errors import GanfitError
 VERSION = 1
 RESULT, HEAD, GLB, LANDMARKS = "result.json", "head.npz", "head.glb", "landmarks68.json"
 ALBEDO, GENERATOR, SHEET = "albedo.png", "generator.png", "sheet.jpg"
-NORMAL, ROUGHNESS, HAIR = "normal.png", "roughness.png", "hair.png"
+NORMAL, ROUGHNESS, HAIR, HAIR_SHELL = "normal.png", "roughness.png", "hair.png", "hair_shell.png"
 REQUIRED = (RESULT, HEAD, GLB, LANDMARKS, ALBEDO, GENERATOR)
 _OUR_FILES = re.compile(
-    r"result\.json|head\.npz|head\.glb|landmarks68\.json|(albedo|generator|normal|roughness|hair)\.png|sheet\.jpg"
+    r"result\.json|head\.npz|head\.glb|landmarks68\.json|(albedo|generator|normal|roughness|hair|hair_shell)\.png|sheet\.jpg"
     r"|(photo|render)_\d\d\.png|overlay_\d\d\.jpg"
 )
 _LEFTOVER_AGE_S = 3600.0
@@ -55,11 +55,16 @@ HEAD_ARRAYS: dict[str, tuple[str, tuple[str | int, ...]]] = {
     "region_masks": ("f", ("regions", "V")),
 }
 
-# The same for arrays that a bundle may have: the leading directions of identity, metres per standard deviation.
+# The same for arrays that a bundle may have: the leading directions of identity, metres per standard deviation; the
+# hair that stands off the head, metres, with the UVs of its picture.
 OPTIONAL_HEAD_ARRAYS: dict[str, tuple[str, tuple[str | int, ...]]] = {
     "identity_deltas": ("f", ("K", "V", 3)),
     "identity_names": ("U", ("K",)),
+    "hair_verts": ("f", ("H", 3)),
+    "hair_quads": ("i", ("P", 4)),
+    "hair_uvs": ("f", ("P", 4, 2)),
 }
+HAIR_ARRAYS = ("hair_verts", "hair_quads", "hair_uvs")
 
 
 class Bundle:
@@ -339,6 +344,10 @@ def _read_head(data: bytes, path: Path | None) -> dict[str, np.ndarray]:
             raise _damaged(path, f"{name} of {HEAD} is {array.dtype} {array.shape}")
     if not len(arrays["quads"]) or arrays["quads"].min() < 0 or arrays["quads"].max() >= sizes["V"]:
         raise _damaged(path, f"quads of {HEAD} point at no vertex")
+    if len(set(HAIR_ARRAYS) & set(arrays)) not in (0, len(HAIR_ARRAYS)):
+        raise _damaged(path, f"{HEAD} has a part of the hair")
+    if "hair_quads" in arrays and not 0 <= arrays["hair_quads"].min() <= arrays["hair_quads"].max() < sizes.get("H", 0):
+        raise _damaged(path, f"hair_quads of {HEAD} point at no vertex")
     if arrays["part"].max() >= sizes["parts"]:
         raise _damaged(path, f"part of {HEAD} points at no name")
     return arrays

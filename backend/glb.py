@@ -46,9 +46,28 @@ STYLES = {
     "lashes": PartStyle("Lashes", 0.8, 64, double_sided=True),
     "inside": PartStyle("Inside", 0.5),
 }
+HAIR_STYLE = PartStyle("Hair", 0.6, double_sided=True)
 """Nodes in order. The skin comes as two nodes, so that `Head` is what a scanner would see of it."""
 INNER_SKIN_PART = {"inside": "skin"}
 INNER_REGIONS = ("mouth_bag", "socket", "nostril")
+
+
+@dataclass(frozen=True)
+class Surface:
+    """A textured surface with holes.
+
+    Attributes:
+        verts: (V, 3) metres; corners: (T, 3) its triangles.
+        vertex, uv: (N,) and (N, 2) pairs of a vertex and a place in the picture, v up; triangles: (T, 3) of such pairs.
+        picture: PNG of colour and cover.
+    """
+
+    verts: np.ndarray
+    corners: np.ndarray
+    vertex: np.ndarray
+    uv: np.ndarray
+    triangles: np.ndarray
+    picture: bytes
 
 
 def glb_bytes(
@@ -60,6 +79,7 @@ def glb_bytes(
     palette: Mapping[str, Sequence[float]],
     normal: bytes | None = None,
     roughness: bytes | None = None,
+    hair: Surface | None = None,
 ) -> bytes:
     """The content of `head.glb`.
 
@@ -71,6 +91,7 @@ def glb_bytes(
         palette: colour name -> (r, g, b), sRGB-encoded in [0, 1], for the parts that are not skin.
         normal: PNG or JPEG of the skin's tangent-space normals, +Y along v.
         roughness: the same of its roughness, in the green channel.
+        hair: what stands off the head; what is less than half covered is cut out.
     """
     on_head = head.verts0
     cages = torch.as_tensor(cage, dtype=on_head.dtype, device=on_head.device)[None]
@@ -108,6 +129,14 @@ def glb_bytes(
             list(head.expression_names),
             weights,
         )
+    if hair is not None:
+        shape = {
+            "POSITION": hair.verts[hair.vertex],
+            "NORMAL": vertex_normals(hair.verts, hair.corners)[hair.vertex],
+            "TEXCOORD_0": hair.uv * (1, -1) + (0, 1),
+        }
+        material = gltf.material(HAIR_STYLE, hair.picture, cut_out=True)
+        gltf.add_part(HAIR_STYLE, shape, hair.triangles, material, np.zeros((0, len(hair.vertex), 3)), [], [])
     return gltf.to_bytes()
 
 
@@ -277,9 +306,14 @@ class _Writer:
         return {"index": self.append("textures", {"sampler": 0, "source": image})}
 
     def material(
-        self, style: PartStyle, albedo: bytes, normal: bytes | None = None, roughness: bytes | None = None
+        self,
+        style: PartStyle,
+        albedo: bytes,
+        normal: bytes | None = None,
+        roughness: bytes | None = None,
+        cut_out: bool = False,
     ) -> int:
-        """A material of these pictures; without one of roughness it has the style's."""
+        """A material of these pictures; without one of roughness it has the style's. cut_out: see `glb_bytes`' hair."""
         surface: dict[str, Any] = {"baseColorTexture": self.texture(albedo, style.node), "metallicFactor": 0.0}
         surface["roughnessFactor"] = style.roughness if roughness is None else 1.0
         if roughness is not None:
@@ -289,6 +323,8 @@ class _Writer:
             material["normalTexture"] = self.texture(normal, f"{style.node} normal")
         if style.double_sided:
             material["doubleSided"] = True
+        if cut_out:
+            material |= {"alphaMode": "MASK", "alphaCutoff": 0.5}
         return self.append("materials", material)
 
     def add_part(
@@ -308,7 +344,7 @@ class _Writer:
             "material": material,
         }
         mesh: dict[str, Any] = {"name": style.node, "primitives": [primitive]}
-        if np.abs(deltas).max() > MOVED_M:
+        if np.abs(deltas).max(initial=0.0) > MOVED_M:
             primitive["targets"] = self.targets(deltas)
             mesh |= {"weights": weights, "extras": {"targetNames": names}}
         node = self.append("nodes", {"name": style.node, "mesh": self.append("meshes", mesh)})

@@ -21,6 +21,7 @@ from backend.bundle import (
     ALBEDO,
     GENERATOR,
     HAIR,
+    HAIR_SHELL,
     NORMAL,
     ROUGHNESS,
     Bundle,
@@ -43,6 +44,7 @@ from backend.networks.landmarks import load_landmarks
 from backend.options import Options
 from backend.photo import Photo, load_photo
 from backend.render.raster import cuda_problem, get_rasterizer
+from backend.render.shell import Shell
 from backend.sheet import contact_sheet, overlay
 from backend.texture.generator import load_generator
 
@@ -342,7 +344,7 @@ def bundle_files(scene: Assembled, result: dict, photos: list[np.ndarray]
     """
     head, scale = scene.person.head, result["shape"]["scale"]
     maps = {GENERATOR: scene.generated, ALBEDO: scene.texture, NORMAL: scene.normal, ROUGHNESS: scene.roughness,
-            HAIR: scene.hair}
+            HAIR: scene.hair, HAIR_SHELL: None if scene.shell is None else scene.shell.texture}
     textures = {name: map_pixels(values) for name, values in maps.items() if values is not None}
     for name, pixels in {**textures, **{f"photo_{i:02d}.png": photo for i, photo in enumerate(photos)}}.items():
         yield name, partial(png, pixels)
@@ -351,7 +353,8 @@ def bundle_files(scene: Assembled, result: dict, photos: list[np.ndarray]
     carried = textures | {ALBEDO: map_pixels(scene.shown)}
     neutral = (scene.cage + scene.offsets).cpu().numpy()
     expression = [result["views"][0]["expression"][n] for n in head.expression_names]
-    yield "head.glb", lambda: glb.glb_bytes(head, neutral, scale, expression, palette=result["palette"],
+    hair = None if scene.shell is None else glb_hair(scene.shell, textures[HAIR_SHELL])
+    yield "head.glb", lambda: glb.glb_bytes(head, neutral, scale, expression, palette=result["palette"], hair=hair,
                                             **glb_textures(carried))
     yield "landmarks68.json", partial(json_bytes, scene.landmarks.tolist())
     yield "sheet.jpg", partial(jpeg, contact_sheet(scene, photos))
@@ -415,6 +418,12 @@ def glb_textures(textures: dict[str, np.ndarray]) -> dict[str, bytes]:
     return carried
 
 
+def glb_hair(shell: Shell, pixels: np.ndarray) -> glb.Surface:
+    """The hair that stands off the head, as the GLB carries it; pixels (H, W, 4) uint8."""
+    vertex, uv, triangles = (values.cpu().numpy() for values in shell.unwelded)
+    return glb.Surface(shell.verts.cpu().numpy(), shell.triangles.cpu().numpy(), vertex, uv, triangles, png(pixels))
+
+
 def head_npz(scene: Assembled, scale: float) -> bytes:
     """`head.npz` of the bundle: the mesh for Blender, metric, neutral."""
     import io
@@ -425,6 +434,9 @@ def head_npz(scene: Assembled, scale: float) -> bytes:
             "makehuman_index": head.makehuman_index.to(torch.int32), "palette_weights": head.palette_weights0,
             "region_masks": torch.stack([head.regions[n] for n in head.regions]).float(),
             "identity_deltas": (head.identity[:SHAPE_SLIDERS] * scale).half()}
+    if scene.shell is not None:
+        host |= {"hair_verts": scene.shell.verts, "hair_quads": scene.shell.quads.to(torch.int32),
+                 "hair_uvs": scene.shell.corner_uv}
     arrays = {k: v.cpu().numpy() for k, v in host.items()}
     names = {"part_names": head.PARTS, "expression_names": head.expression_names, "palette_names": head.palette_names,
              "region_names": list(head.regions),

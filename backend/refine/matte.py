@@ -3,6 +3,7 @@
 the fitted head lets expect, and the photo's edges decide together (Boykov and Jolly 2001, Rother et al. 2004)."""
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -36,9 +37,15 @@ ANY_CENTRE, ANY_SPREAD = (-0.1, 0.1, -0.8, 0.6), (0.3, 0.35, 1.0, 0.8)
 a mixture; centre, from the cheeks, and deviation of all that may lie on a head."""
 SKIN_TAIL, ANY_SHARE = (0.05, 9.0), 0.1
 """Share and factor of variance of skin that is not like the cheeks; share of a mixture that may be anything."""
-COMPONENTS = {HAIR: 4, OTHER: 6}
+COMPONENTS = {HAIR: 4, SKIN: 3, OTHER: 6}
 SAMPLES = 1500
 """Pixels that a mixture is learned from."""
+ROWS_BESIDE, FEWEST_BESIDE, BESIDE_SHARE = 3.0, 4.0, 0.5
+"""Rows over which the background beside the head is averaged; pixels of it that a row needs; its share of the colours
+that the background can have there."""
+SURE_SKIN, SKIN_SHARES = 0.85, (0.5, 0.25)
+"""Share of skin from which a pixel of the face counts in the skin's colours; shares of these, over the fit's picture
+and as they are, beside the cheeks'."""
 FEWEST = 60
 """A class with fewer pixels is not learned."""
 REACH = ((-0.03, -0.005, 0.0, 0.015, 0.04, 0.07), (1.5, 1.2, 0.5, -0.4, -1.6, -4.0))
@@ -151,19 +158,25 @@ def hair_matte(scene: Assembled, view: int, photo: np.ndarray) -> Matte:
                      window)
     skin = np.where(seen.head, _skin(shaded, shaded[cheeks]), _skin(colours, colours[cheeks]))
     anything = _density(colours, np.median(colours[cheeks], 0) + ANY_CENTRE, np.diag(np.square(ANY_SPREAD)))
-    shares = _decide(seen, colours, skin, anything)
+    shares = _decide(seen, colours, shaded, skin, anything)
     return Matte(torch.from_numpy(_connected(shares, seen)), window)
 
 
-def _decide(seen: _Scene, colours: np.ndarray, skin: np.ndarray, anything: np.ndarray) -> np.ndarray:
-    """(S, S, 3) shares, by turns of learning the hair's colours and smoothing. skin, anything: (S, S) densities."""
+def _decide(seen: _Scene, colours: np.ndarray, shaded: np.ndarray, skin: np.ndarray, anything: np.ndarray
+            ) -> np.ndarray:
+    """(S, S, 3) shares, by turns of learning the colours of hair and skin and smoothing.
+
+    colours (S, S, D), shaded: the same over the fit's picture; skin, anything: (S, S) densities.
+    """
     random = np.random.default_rng(0)
     prior, guide = _prior(seen), _guide(seen)
     outside, below = ndimage.distance_transform_edt(~seen.head) / seen.unit, seen.below()
     deep = np.arange(SIDE)[:, None] > np.flatnonzero(below.any(1))[:1].sum() + FAR_BELOW[1] * seen.unit
     seeds = seen.valid & ~below & (outside > FAR), seen.valid & below & (outside > FAR_BELOW[0]) & deep
     background, clothes = (_learned(colours[where], COMPONENTS[OTHER], random) for where in seeds)
-    other = np.where(below | seen.neck(), _mixture(colours, clothes, anything), _mixture(colours, background, anything))
+    behind = np.maximum(_mixture(colours, background, anything), BESIDE_SHARE * _beside(seen, colours, seeds[0]))
+    other = np.where(below | seen.neck(), _mixture(colours, clothes, anything), behind)
+    cheeks = skin
     learnable = seen.valid & (outside < LEARNED_WITHIN) & ~below & ~seen.neck()
     hair = anything
     for turn in range(ROUNDS):
@@ -172,6 +185,12 @@ def _decide(seen: _Scene, colours: np.ndarray, skin: np.ndarray, anything: np.nd
         alone = np.where(seen.valid[..., None], alone / alone.sum(-1, keepdims=True), prior)
         last = turn == ROUNDS - 1
         shares = _smoothed(alone, seen.valid, guide, SWEEPS[last])
+        flesh = seen.head & ~seen.neck() & (seen.feature() < 0.3) & (shares[..., SKIN] > SURE_SKIN) & seen.valid
+        skin = cheeks
+        if int(flesh.sum()) > FEWEST:
+            for share, values in zip(SKIN_SHARES, (shaded, colours), strict=True):
+                learned = _learned(values[flesh], COMPONENTS[SKIN], random, SKIN_SPREAD)
+                skin = np.where(seen.head, np.maximum(skin, share * _mixture(values, learned, 0 * anything)), skin)
         sure = learnable & (alone[..., HAIR] > SURE_HAIR[0]) & (shares[..., HAIR] > SURE_HAIR[1])
         sure = ndimage.binary_opening(sure, iterations=EDGE_PX)
         if last or int(sure.sum()) < FEWEST:
@@ -195,7 +214,7 @@ def _look(scene: Assembled, view: int, photo: np.ndarray, window: tuple[float, f
     step = side / SIDE
     pixels = crop_photo(photo, torch.tensor([[step, 0, x0], [0, step, y0]]), SIDE)[0].permute(1, 2, 0)
     camera = scene.cameras[view].crop(x0, y0, 1 / step, (SIDE, SIDE))
-    drawn = picture(replace(scene, hair=None, texture=scene.generated), view, camera)
+    drawn = picture(replace(scene, hair=None, shell=None, texture=scene.generated), view, camera).head
     centres = (np.arange(SIDE) + 0.5) * step
     inside = [(axis > 1) & (axis < limit - 1) for axis, limit in zip((centres + y0, centres + x0), photo.shape[:2],
                                                                      strict=True)]
@@ -261,12 +280,14 @@ Part = tuple[float, np.ndarray, np.ndarray]
 """Weight, mean and covariance of a component."""
 
 
-def _learned(samples: np.ndarray, count: int, random: np.random.Generator) -> list[Part]:
-    """A mixture of Gaussians by k-means (seeded as k-means++) over (N, D) samples; none for too few."""
+def _learned(samples: np.ndarray, count: int, random: np.random.Generator,
+             spread: Sequence[float] = MIXED_SPREAD) -> list[Part]:
+    """A mixture of Gaussians by k-means (seeded as k-means++) over (N, D) samples; none for too few. spread: (D,) the
+    least deviation of a component."""
     if len(samples) < FEWEST:
         return []
     chosen = samples[random.choice(len(samples), min(len(samples), SAMPLES), replace=False)]
-    scaled = chosen / np.array(MIXED_SPREAD, np.float32)
+    scaled = chosen / np.array(spread, np.float32)
 
     def distances(centres: np.ndarray) -> np.ndarray:
         return np.square(scaled[:, None] - centres).sum(-1)
@@ -279,8 +300,23 @@ def _learned(samples: np.ndarray, count: int, random: np.random.Generator) -> li
         nearest = distances(centres).argmin(1)
         centres = np.stack([scaled[nearest == k].mean(0) if (nearest == k).any() else centres[k] for k in range(count)])
     groups = [chosen[nearest == k] for k in range(count)]
-    return [(len(g) / len(chosen), g.mean(0), np.cov(g.T, bias=True) + np.diag(np.square(MIXED_SPREAD)))
-            for g in groups if len(g) > 2 * len(MIXED_SPREAD)]
+    return [(len(g) / len(chosen), g.mean(0), np.cov(g.T, bias=True) + np.diag(np.square(spread)))
+            for g in groups if len(g) > 2 * len(spread)]
+
+
+def _beside(seen: _Scene, colours: np.ndarray, background: np.ndarray) -> np.ndarray:
+    """(S, S) density of the colours that the background (S, S) bool has in the same rows, at the same side."""
+    columns = np.flatnonzero(seen.head.any(0))
+    left = np.arange(SIDE) < (columns.mean() if len(columns) else SIDE / 2)
+    density = np.zeros(colours.shape[:2], np.float32)
+    for half in (left, ~left):
+        known = (background & half).astype(np.float32)
+        count = ndimage.gaussian_filter1d(known.sum(1), ROWS_BESIDE)
+        mean = ndimage.gaussian_filter1d((colours * known[..., None]).sum(1), ROWS_BESIDE, axis=0) / np.maximum(
+            count, 1e-3)[:, None]
+        found = _density(colours - mean[:, None], np.zeros(len(MIXED_SPREAD)), np.diag(np.square(MIXED_SPREAD)))
+        density += half * (count > FEWEST_BESIDE)[:, None] * found
+    return density
 
 
 def _mixture(values: np.ndarray, parts: list[Part], anything: np.ndarray) -> np.ndarray:

@@ -18,6 +18,7 @@ from backend.refine.matte import hair_matte, scalp_reach
 from backend.refine.pyramid import Bands, filled, join, split, up
 from backend.refine.skin import FEATURES, luma, residual, skin_trust
 from backend.refine.surface import normal_map, roughness_map
+from backend.refine.volume import hair_shell
 from backend.render.color import linear_to_srgb, srgb_to_linear
 from backend.texture.unwrap import FACING, RIM, Unwrapped, unwrap, uv_raster
 
@@ -61,8 +62,8 @@ def refine(scene: Assembled, photos: list[np.ndarray], size: int, seed: int, wit
     """
     person = scene.person
     regions = region_maps(person, WORK_SIZE)
-    hair = [seen_hair(_unwrap(scene, i, photo, WORK_SIZE, HAIR_FACING, HAIR_RIM), hair_matte(scene, i, photo), regions,
-                      is_grey(photo))
+    mattes = [hair_matte(scene, i, photo) for i, photo in enumerate(photos)]
+    hair = [seen_hair(_unwrap(scene, i, photo, WORK_SIZE, HAIR_FACING, HAIR_RIM), mattes[i], regions, is_grey(photo))
             for i, photo in enumerate(photos)]
     found = [_detail_of_photo(scene, i, photo, size, hair[i].over) for i, photo in enumerate(photos)]
     bands = _merge([both for both, _ in found])
@@ -78,9 +79,10 @@ def refine(scene: Assembled, photos: list[np.ndarray], size: int, seed: int, wit
     albedo = generated * (up(change, size) + colour).exp()
     relief = relief + RELIEF_OF_DETAIL * up(luma(_weighted(bands, work, slice(RELIEF_OCTAVES))), size)
     large = {name: up(mask, size) for name, mask in regions.items()}
+    layer = hair_layer(hair, regions) if with_hair else None
+    shell = hair_shell(scene, mattes, photos, regions) if layer is not None else None
     return replace(scene, texture=_eight_bits(linear_to_srgb(albedo)), normal=_eight_bits(normal_map(relief, mm)),
-                   roughness=_eight_bits(roughness_map(large, relief)),
-                   hair=hair_layer(hair, regions) if with_hair else None)
+                   roughness=_eight_bits(roughness_map(large, relief)), hair=layer, shell=shell)
 
 
 def region_maps(person: Person, size: int) -> dict[str, Tensor]:

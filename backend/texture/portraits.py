@@ -162,7 +162,7 @@ def read_portrait(shop: Workshop, path: Path) -> Portrait:
         raise Rejected("grey")
     start = initial_parameters(shop.landmarks, view.points(), view.frame, person.generator.spec.latent,
                                person.default_palette())
-    params = align(shop.landmarks, start, view.points(), view.frame, ALIGN_STEPS)
+    params = align([shop.landmarks], start, [view.points()], [view.frame], ALIGN_STEPS)
     facing = rotation_matrix(params.rotation)[0, 2]
     yaw = math.degrees(math.atan2(float(facing[0]), float(facing[2])))
     if abs(yaw) > MAX_YAW:

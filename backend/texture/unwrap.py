@@ -84,7 +84,7 @@ def unwrap(raster: Rasterizer, head: HeadModel, verts1: Tensor, camera: Camera, 
     depth = -camera.view(flat)[..., 2].view(resolution, resolution, 1)
     cosine = (normal * torch.nn.functional.normalize(camera.position() - points, dim=-1)).sum(-1, keepdim=True)[0]
     density = _density(head, verts1, camera, rast, tri, resolution)
-    colour = _sample_photo(photo, pixel, float(density[covered > 0].median()))
+    colour = sample_photo(photo, pixel, float(density[covered > 0].median()))
     weight = covered * _smoothstep(cosine, *facing) * _inside(pixel, photo.shape[:2])
     weight = weight * _nearest(raster, head, verts1, camera, pixel, depth, cosine, rim)
     shading = lights.irradiance(normal, ao, None if lights.point_position is None else points)[0] / math.pi
@@ -112,7 +112,7 @@ def _density(head: HeadModel, verts1: Tensor, camera: Camera, rast: Tensor, tri:
     return chosen[rast[0, ..., 3].long()][..., None]
 
 
-def _sample_photo(photo: np.ndarray, pixel: Tensor, density: float) -> Tensor:
+def sample_photo(photo: np.ndarray, pixel: Tensor, density: float) -> Tensor:
     """Colours (R, R, 3) at photo pixels (R, R, 2), bilinear, averaged first where a texel is larger than a pixel."""
     block = max(1, int(density + 0.25))
     picture = Image.fromarray(photo).reduce(block) if block > 1 else photo

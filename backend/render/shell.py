@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A thin textured surface around an opaque mesh, such as hair around a head, and pictures of the two together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+
+from backend.constants import constant
+from backend.render.camera import Camera
+from backend.render.lights import Lights
+from backend.render.raster import Rasterizer
+from backend.render.render import RenderOutput, render
+
+LEAST_ALPHA = 1e-3
+
+
+@dataclass(frozen=True)
+class Shell:
+    """Quads with a texture that has holes.
+
+    Fields:
+        verts: (V, 3) positions, metres.
+        quads: (Q, 4) int64, counter-clockwise seen from outside.
+        corner_uv: (Q, 4, 2) texture coordinates, v up.
+        texture: (1, 4, H, W) sRGB-encoded colour and cover, both in [0, 1], row 0 at v = 1.
+    """
+
+    verts: torch.Tensor
+    quads: torch.Tensor
+    corner_uv: torch.Tensor
+    texture: torch.Tensor
+
+    @property
+    def triangles(self) -> torch.Tensor:
+        """(2 Q, 3) int64 corners in `verts`: the first halves of all quads, then the second ones."""
+        return torch.cat([self.quads[:, [0, 1, 2]], self.quads[:, [0, 2, 3]]])
+
+    @cached_property
+    def unwelded(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Vertex (N,) of each pair of a vertex and a place in the texture, these places (N, 2), triangles (T, 3) int32
+        of such pairs: what a renderer or a file with one UV a vertex takes."""
+        rows = torch.cat([self.quads.reshape(-1, 1).to(self.corner_uv), self.corner_uv.reshape(-1, 2)], 1)
+        pairs, corner = torch.unique(rows, dim=0, return_inverse=True)
+        quads = corner.view(-1, 4)
+        triangles = torch.cat([quads[:, [0, 1, 2]], quads[:, [0, 2, 3]]]).to(torch.int32)
+        return pairs[:, 0].long(), pairs[:, 1:].contiguous(), triangles
+
+
+@dataclass(frozen=True)
+class Picture:
+    """Images (1, H, W, C) of a head and what surrounds it: colour over black, coverage, albedo, all sRGB-encoded as in
+    `RenderOutput`; `head` is the picture of the head alone."""
+
+    rgb: torch.Tensor
+    alpha: torch.Tensor
+    albedo: torch.Tensor
+    head: RenderOutput
+
+    @staticmethod
+    def of(head: RenderOutput) -> Picture:
+        """The head alone."""
+        return Picture(head.rgb, head.alpha, head.albedo, head)
+
+
+@torch.no_grad()
+def with_shell(raster: Rasterizer, head: RenderOutput, shell: Shell, camera: Camera, lights: Lights) -> Picture:
+    """The picture of a head and a shell around it, which hides the head where it is nearer.
+
+    The shell's far side and its near side are drawn one after the other, each where it is before the head, mixed by
+    cover as encoded. Not differentiable.
+    """
+    vertex, uv, triangles = shell.unwelded
+    verts = shell.verts[vertex][None]
+    places = camera.project(verts)[0][triangles.long()]
+    a, b = (places[:, 1:] - places[:, :1]).unbind(1)
+    near = a[:, 0] * b[:, 1] - a[:, 1] * b[:, 0] < 0  # rows of a picture go down
+    picture = Picture.of(head)
+    depth = torch.where(head.covered > 0, head.depth, torch.full_like(head.depth, torch.inf))
+    colours, cover = shell.texture.split((3, 1), 1)
+    open_sky, pos = torch.ones_like(verts[..., 0]), camera.clip(verts) * constant((1.0, -1.0, 1.0, 1.0), verts)
+    for side in (~near, near):
+        tri = triangles[side].contiguous()
+        if len(tri) == 0:
+            continue
+        skin = torch.ones(len(tri), dtype=torch.bool, device=verts.device)
+        out = render(raster, verts, tri, uv, colours, torch.zeros_like(verts), skin, open_sky, camera, lights)
+        at = raster.interpolate(torch.stack([uv[:, 0], 1 - uv[:, 1]], -1)[None], out.rast, tri, pos)
+        share = raster.texture(cover.permute(0, 2, 3, 1).contiguous(), at, None)
+        alpha = raster.antialias(share * out.covered * (out.depth < depth), out.rast, pos, tri)
+        plain = out.rgb / out.alpha.clamp_min(LEAST_ALPHA)
+        picture = Picture(torch.lerp(picture.rgb, plain, alpha), alpha + (1 - alpha) * picture.alpha,
+                          torch.lerp(picture.albedo, out.albedo, alpha), head)
+    return picture
