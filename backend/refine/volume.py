@@ -78,6 +78,8 @@ STRAND_CONTRAST = (0.15, 0.35)
 """Their contrast where too little is seen to measure it, and the largest."""
 RAGGED = 0.25
 """How uneven ends are that are not seen."""
+SLIT = 81
+"""Width of slits that are closed, texels."""
 BALD, ALIKE = 0.01, 0.3
 """Least share of the texture that has to be seen as hair; difference of hair and skin in log colour under which there
 is none."""
@@ -128,6 +130,24 @@ class Skull:
     lobes: float
 
 
+class Mean:
+    """A weighted mean over photos: its `value`, and how well it is `known`, the largest of the weights."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self.total, self.weight, self.known = np.zeros(shape), np.zeros(shape), np.zeros(shape)
+
+    def add(self, value: np.ndarray, weight: np.ndarray) -> None:
+        """One photo's values and weights in [0, 1], both of a shape that fits."""
+        self.total += weight * value
+        self.weight += weight
+        self.known = np.maximum(self.known, weight)
+
+    @property
+    def value(self) -> np.ndarray:
+        """0 where nothing is known."""
+        return self.total / np.maximum(self.weight, 1e-6)
+
+
 @dataclass(frozen=True)
 class Look:
     """One view: from points (..., 3), metres, to pixels (..., 2) of its photo and what is there."""
@@ -135,6 +155,13 @@ class Look:
     project: Callable[[np.ndarray], np.ndarray]
     position: np.ndarray
     matte: Matte
+    size: tuple[int, int]
+    """Width and height of the photo."""
+
+    def inside(self, points: np.ndarray) -> np.ndarray:
+        """(...) bool: whether the points fall into the photo."""
+        pixel = self.project(points)
+        return ((pixel > 1) & (pixel < np.array(self.size) - 1)).all(-1)
 
     def hair(self, points: np.ndarray) -> np.ndarray:
         """(...) share of hair where the points fall."""
@@ -159,7 +186,8 @@ def hair_shell(scene: Assembled, mattes: Sequence[Matte], photos: Sequence[np.nd
     mattes, photos ((H, W, 3) uint8): one per view of the scene. regions: `refine.region_maps`.
     """
     skull = skull_of(scene)
-    views = [_look(scene, number, matte) for number, matte in enumerate(mattes)]
+    views = [_look(scene, number, matte, photo.shape[1::-1])
+             for number, (matte, photo) in enumerate(zip(mattes, photos, strict=True))]
     measured, known = outline(skull, views)
     covered = (known > 0.5) & (measured > 0) & (skull.scalp > 0.5)
     if not covered.any():
@@ -217,14 +245,14 @@ def skull_of(scene: Assembled) -> Skull:
                  float(verts[ears > 0.5, 1].min()))
 
 
-def _look(scene: Assembled, number: int, matte: Matte) -> Look:
+def _look(scene: Assembled, number: int, matte: Matte, size: tuple[int, int]) -> Look:
     camera = scene.cameras[number]
 
     def project(points: np.ndarray) -> np.ndarray:
         flat = torch.from_numpy(points.reshape(1, -1, 3).astype(np.float32)).to(scene.verts1)
         return _host(camera.project(flat))[0].reshape(*points.shape[:-1], 2)
 
-    return Look(project, _host(camera.position()).reshape(3), Matte(matte.shares.cpu(), matte.window))
+    return Look(project, _host(camera.position()).reshape(3), Matte(matte.shares.cpu(), matte.window), size)
 
 
 # ------------------------------------------------------------------------------------------------------------ the shape
@@ -236,17 +264,18 @@ def outline(skull: Skull, views: Sequence[Look]) -> tuple[Map, Map]:
     height = base[..., 1, None]
     above, beside, below = GAPS
     gap = np.where(height < skull.lobes, below, np.where(height < skull.chart.centre[1] + STEP, beside, above))
-    total, weight = np.zeros_like(skull.bare), np.zeros_like(skull.bare)
+    mean = Mean(skull.bare.shape)
     for view in views:
-        hair = view.hair(base[:, :, None] + outward[:, :, None] * steps[:, None]) > CERTAIN
+        line = base[:, :, None] + outward[:, :, None] * steps[:, None]
+        hair = view.hair(line) > CERTAIN
         begins = (hair & (steps < gap)).any(-1)
         ended = ~hair & (np.arange(len(steps)) > hair.argmax(-1)[..., None])
         ends = np.where(ended.any(-1), ended.argmax(-1), len(steps))
         sine = np.sqrt(np.clip(1 - view.facing(base, outward) ** 2, 0, 1))
-        w = _smoothstep(sine, *OUTLINE)
-        total += w * np.where(begins, ends * STEP, 0)
-        weight += w
-    return total / np.maximum(weight, 1e-6), np.clip(weight, 0, 1)
+        last = np.minimum(ends, len(steps) - 1)[..., None]
+        whole = np.take_along_axis(view.inside(line), last, -1)[..., 0]  # the photo's edge cuts no hair
+        mean.add(np.where(begins, ends * STEP, 0), whole * _smoothstep(sine, *OUTLINE))
+    return mean.value, mean.known
 
 
 def _tamed(skull: Skull, measured: Map, usual: float) -> Map:
@@ -298,13 +327,10 @@ def _cover(skull: Skull, views: Sequence[Look], hangs: np.ndarray, long: Map, ra
     allowed = (1 - _smoothstep(row - lowest, 1, 3) * (row > DOME)) * (
         1 - below * (1 - _smoothstep(np.abs(theta), *BESIDE)))
     allowed = np.where(skull.scalp > 0.5, 1.0, allowed)
-    total, weight = np.zeros_like(radius), np.zeros_like(radius)
+    mean = Mean(radius.shape)
     for view in views:
-        w = _smoothstep(view.facing(points, normals), 0.1, 0.4)
-        total += w * view.hair(points)
-        weight += w
-    seen = np.clip(weight, 0, 1)
-    cover = prior * (1 - seen) + seen * total / np.maximum(weight, 1e-6)
+        mean.add(view.hair(points), _smoothstep(view.facing(points, normals), 0.1, 0.4))
+    cover = prior + mean.known * (mean.value - prior)
     return cover * allowed, prior, allowed
 
 
@@ -340,36 +366,30 @@ def _texture(scene: Assembled, skull: Skull, views: Sequence[Look], photos: Sequ
     normals /= np.linalg.norm(normals, axis=-1, keepdims=True)
     origin, outward = skull.chart.rays()
     under = origin + outward * skull.bare[..., None]
-    tested = _upsampled((1 - long * np.ones_like(skull.bare))[..., None])[..., 0]
-    colour, pure = np.zeros((*TEXTURE, 3)), np.zeros((*TEXTURE, 1))
-    cover, seen = np.zeros(TEXTURE), np.zeros(TEXTURE)
+    colour, cover = Mean((*TEXTURE, 3)), Mean(TEXTURE)
     for number, (view, photo) in enumerate(zip(views, photos, strict=True)):
         facing, pixel = view.facing(places, normals), view.project(places)
-        inside = ((pixel > 1) & (pixel < np.array(photo.shape[1::-1]) - 1)).all(-1)
-        w = inside * _smoothstep(facing, *FACING)
+        inside = view.inside(places)
         hair = _smoothstep(view.hair(places), *COVERED)
-        # Beside the face a point of the shell may fall on hair that lies behind it, over skin that is seen.
-        skin = _smoothstep(view.hair(under), *UNDER)
+        # Beside the face a point of the shell falls on hair that lies behind it, over skin that is seen. Only long hair
+        # hangs before skin.
         visible = _smoothstep(view.facing(under, _normals(under)), 0.0, 0.2)
-        hidden = _upsampled((1 - visible * (1 - skin))[..., None])[..., 0]
-        cover += w * hair * (1 - tested * (1 - hidden))
-        seen += w
+        likely = prior + visible * (_smoothstep(view.hair(under), *UNDER) - prior)
+        likely = np.maximum(likely, long * prior)
+        cover.add(hair * _upsampled(likely[..., None])[..., 0], inside * _smoothstep(facing, *FACING))
         kernel = ndimage.minimum_filter(view.matte.shares[..., HAIR].numpy(), ERODED)
         clean = view.shares(Matte(torch.from_numpy(kernel)[..., None].expand(-1, -1, 3), view.matte.window), places)
-        w = inside * _smoothstep(facing, *PURE_FACING) * _smoothstep(clean[..., 0], *PURE)
-        colour += w[..., None] * _albedo(scene, number, photo, pixel, places, normals)
-        pure += w[..., None]
-    if float((pure > 0.5).mean()) < BALD:
+        pure = inside * _smoothstep(facing, *PURE_FACING) * _smoothstep(clean[..., 0], *PURE)
+        colour.add(_albedo(scene, number, photo, pixel, places, normals), pure[..., None])
+    own = colour.known[..., 0] > 0.5
+    if own.mean() < BALD or np.linalg.norm(np.median(colour.value[own], 0) - skin_colour) < ALIKE:
         return None
-    colour, own = colour / np.maximum(pure, 1e-6), np.clip(pure, 0, 1)
-    if np.linalg.norm(np.median(colour[own[..., 0] > 0.5], 0) - skin_colour) < ALIKE:
-        return None
-    rgb = _completed(colour, own)
-    seen, alpha = np.clip(seen, 0, 1), cover / np.maximum(seen, 1e-6)
+    rgb = _completed(colour.value, colour.known[..., :1])
+    seen, alpha = cover.known, cover.value
     other = seen[:, ::-1] * (1 - seen)
     rest = _ragged(_upsampled(prior[..., None])[..., 0])
     alpha = seen * alpha + other * alpha[:, ::-1] + (1 - seen - other) * rest
-    alpha = alpha * _upsampled(allowed[..., None])[..., 0]
+    alpha = _closed(alpha) * _upsampled(allowed[..., None])[..., 0]
     return np.concatenate([rgb, alpha[..., None]], -1)
 
 
@@ -418,6 +438,14 @@ def _completed(colour: np.ndarray, own: np.ndarray) -> np.ndarray:
     strands = _noise(STRANDS, 0) * min(contrast, STRAND_CONTRAST[1])
     whole = whole + (strands * (1 - known[..., 0]))[..., None]
     return _host(linear_to_srgb(torch.from_numpy(np.exp(whole)).clamp(0, 1)))
+
+
+def _closed(cover: np.ndarray) -> np.ndarray:
+    """(H, W) without upright slits before the ears, where what is seen and what is supposed meet."""
+    row = (np.arange(TEXTURE[0])[:, None] + 0.5) / TEXTURE[0] * (ROWS - 1)
+    angle = np.abs((np.arange(TEXTURE[1]) + 0.5) / TEXTURE[1] * 2 - 1) * np.pi
+    before = _smoothstep(row, DOME - 8, DOME - 4) * (1 - _smoothstep(angle, 1.8, 2.1))
+    return cover + before * (ndimage.grey_closing(cover, (1, SLIT)) - cover)
 
 
 def _ragged(cover: np.ndarray) -> np.ndarray:

@@ -91,6 +91,10 @@ def with_shell(raster: Rasterizer, head: RenderOutput, shell: Shell, camera: Cam
         share = raster.texture(cover.permute(0, 2, 3, 1).contiguous(), at, None)
         alpha = raster.antialias(share * out.covered * (out.depth < depth), out.rast, pos, tri)
         plain = out.rgb / out.alpha.clamp_min(LEAST_ALPHA)
-        picture = Picture(torch.lerp(picture.rgb, plain, alpha), alpha + (1 - alpha) * picture.alpha,
-                          torch.lerp(picture.albedo, out.albedo, alpha), head)
+        picture = Picture(
+            torch.lerp(picture.rgb, plain, alpha),
+            alpha + (1 - alpha) * picture.alpha,
+            torch.lerp(picture.albedo, out.albedo, alpha),
+            head,
+        )
     return picture
