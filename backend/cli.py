@@ -329,7 +329,7 @@ def _add_options(command: argparse.ArgumentParser, out: str, given_only: bool = 
     text = "leave the albedo the generator's: nothing of the photo in it"
     add("--no-refine", dest="refine", action="store_false", default=default("refine"), help=text)
     add("--no-hair", dest="hair", action="store_false", default=default("hair"),
-        help="leave out the layer with the hair on the head")
+        help="leave out the hair on the head")
     add("--json", action="store_true", help="print one JSON object at the end")
 
 

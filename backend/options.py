@@ -53,7 +53,7 @@ class Options:
     refine: bool = True
     """Whether the photo's own detail and skin grain go into the final maps; False leaves the generator's map."""
     hair: bool = True
-    """Whether the hair that lies on the head in the photo becomes a layer over the skin."""
+    """Whether the hair in the photo becomes a layer over the skin and a surface that stands off it."""
 
     def __post_init__(self) -> None:
         for name, allowed in CHOICES.items():

@@ -17,7 +17,7 @@ import trimesh
 from PIL import Image
 
 from backend import assets
-from backend.glb import bake_colours, fill_square, glb_bytes, tangents, vertex_normals
+from backend.glb import Surface, bake_colours, fill_square, glb_bytes, tangents, vertex_normals
 
 ROOT = Path(__file__).resolve().parent.parent
 NODES = ["Head", "EyeLeft", "EyeRight", "Teeth", "Tongue", "Lashes", "Inside"]
@@ -295,6 +295,29 @@ def skin_maps() -> dict[str, bytes]:
         Image.new("RGB", (16, 16), colour).save(stream, "JPEG")
         made[name] = stream.getvalue()
     return made
+
+
+def test_hair_is_cut_out(gltf_validator: Path, tmp_path: Path) -> None:
+    """A surface with holes becomes a node without morph targets, seen from both sides, whose seam keeps its two UVs."""
+    head = small_head()
+    verts, uv, quads = patch(5, 4, (0.0, 0.2, 0.0), 0.1)
+    corners = np.concatenate([quads[:, [0, 1, 2]], quads[:, [0, 2, 3]]])
+    vertex = np.concatenate([np.arange(len(verts)), [0]])  # the first vertex a second time, elsewhere in the picture
+    triangles = corners.copy()
+    triangles[0][triangles[0] == 0] = len(verts)
+    stream = io.BytesIO()
+    Image.new("RGBA", (8, 8), (90, 60, 40, 128)).save(stream, "PNG")
+    hair = Surface(verts, corners, vertex, np.concatenate([uv, [[0.9, 0.9]]]), triangles, stream.getvalue())
+    data = glb_bytes(head, head.verts0.numpy(), 1.0, [0.0] * 52, palette=PALETTE, hair=hair, **skin_maps())
+    issues = validate(gltf_validator, data, tmp_path)["issues"]
+    assert (issues["numErrors"], issues["numWarnings"]) == (0, 0), issues["messages"]
+    document, binary = parse(data)
+    primitive = mesh_of(document, "Hair")["primitives"][0]
+    material = document["materials"][primitive["material"]]
+    assert (material["alphaMode"], material["alphaCutoff"], material["doubleSided"]) == ("MASK", 0.5, True)
+    assert "targets" not in primitive
+    points, normals = (values(document, binary, primitive["attributes"][n]) for n in ("POSITION", "NORMAL"))
+    assert np.abs(points[-1] - points[0]).max() == 0 and np.abs(normals[-1] - normals[0]).max() == 0
 
 
 def test_tangents_run_along_u() -> None:

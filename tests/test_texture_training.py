@@ -2,11 +2,18 @@
 """Baking, filling, variation, the linear code and the training loop of the texture generator."""
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 from scipy import ndimage
 
+from backend.networks.detector import FaceDetector
+from backend.networks.landmarks import load_landmarks
+from backend.options import Options
+from backend.pipeline import Models, choose_device
 from backend.texture.augment import BLOOD, MELANIN
 from backend.texture.data import SourceMap, decode, encode, fill_map
 from backend.texture.evaluate import skin_angle
@@ -20,7 +27,7 @@ from backend.texture.linear import (
     set_grain,
     spread_matrix,
 )
-from backend.texture.portraits import MAX_GLASSES, glasses_score, skin_tone
+from backend.texture.portraits import MAX_GLASSES, Workshop, glasses_score, read_portrait, skin_tone
 from backend.texture.train import (
     FaceFeatures,
     MapSet,
@@ -310,3 +317,24 @@ def test_skin_tone_of_a_usual_photo_is_light_skin_and_tint_is_drawn_to_the_line(
     bluish = skin_tone(usual + [0, 0, 0.3], usual, -1.15, locus)
     assert 0 < bluish[2] - tone[2] < 0.2
     assert skin_tone(usual - 0.5, usual, -1.15, locus)[1] < -1.6
+
+
+def test_a_portrait_is_read_and_its_mirror_image_the_same_way(astronaut: Path, tmp_path: Path) -> None:
+    """From a photo to a map, as a training set is made: what lies left in the photo lies left in the map."""
+    person = Models().person(Options(), choose_device("cpu"))
+    with torch.no_grad():
+        drawn = person.generator(torch.randn(3, 512, generator=torch.Generator().manual_seed(1)) * 0.3, 256)
+    sources = [SourceMap(f"drawn {i}", "avatar", m.permute(1, 2, 0).clamp(0.02, 1).numpy(), np.ones((256, 256)))
+               for i, m in enumerate(drawn)]
+    shop = Workshop(person, sources, FaceDetector(), load_landmarks("mediapipe"))
+    mirrored = tmp_path / "mirrored.png"
+    with Image.open(astronaut) as photo:
+        photo.convert("RGB").transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(mirrored)
+    one, other = read_portrait(shop, astronaut), read_portrait(shop, mirrored)
+    assert one.report["yaw"] == pytest.approx(-other.report["yaw"], abs=3)
+    assert np.abs(one.photo_tone - other.photo_tone).max() < 0.1
+    both = (np.minimum(one.weight, other.weight[:, ::-1]) > 0.5) & (shop.regions["face"] > 0.5)
+    assert both.mean() > 0.15
+    own, flipped = (p.detail.mean(-1) for p in (one, other))
+    alike = np.corrcoef(own[both], flipped[:, ::-1][both])[0, 1]
+    assert alike > 0.9 and alike > np.corrcoef(own[both], flipped[both])[0, 1] + 0.1
