@@ -12,7 +12,7 @@ import numpy as np
 
 from . import sculpt, shapes
 from .errors import AddonError
-from .importer import hair, shape_keys, textures
+from .importer import hair, shape_keys, shell, textures
 from .importer import scene as importer
 from .importer.axes import linear_to_srgb
 from .importer.bundle import SKIN
@@ -25,17 +25,18 @@ COLOR_SIZE = 128  # pixels of a picture made of a part's colour attribute
 MOVES_M = 1e-7
 KEYS_LEVEL = 3  # 52 morph targets of the skin's 200 000 vertices; four times as many would fill gigabytes
 PARTS_LEVEL = 2
+SHELL = "hair"  # the photo's hair among the parts; it is written as it is, as the fit has drawn it
 WET_ROUGHNESS = 0.15
 PROBLEM = "export_failed"
 
 
 def export(context: bpy.types.Context, collection: bpy.types.Collection, path: Path, kind: str, level: int) -> Path:
-    """Exports a person's head, eyes, teeth, tongue and lashes.
+    """Exports a person's head, eyes, teeth, tongue and lashes, and the photo's hair where it is shown.
 
     Shape sliders are baked in; ARKit's expressions are morph targets with the weights that are set now (OBJ has none:
     it gets the expression itself). Highlights, pores and scatter are Blender's own; what is exported is colour with the
     hair's shade, roughness, and the normal map where there is one. Textures lie inside a GLB, else in a folder beside
-    that has the file's name, and inside an FBX as well. The other parts are the head's children. What is sculpted on
+    that has the file's name, and inside an FBX as well. Hair is cut at half its cover in a GLB, soft elsewhere. The other parts are the head's children. What is sculpted on
     multires is in the mesh, as far as the level holds it.
 
     Args:
@@ -50,7 +51,7 @@ def export(context: bpy.types.Context, collection: bpy.types.Collection, path: P
     if not path.parent.is_dir():
         raise AddonError(PROBLEM, f"There is no folder {path.parent}.")
     active, chosen = context.view_layer.objects.active, list(context.selected_objects)
-    with _plain_copies(context, collection, level) as things:
+    with _plain_copies(context, collection, level, kind == "GLB") as things:
         if kind != "GLB":
             _write_textures(things, path.with_name(f"{path.stem}_textures"))
         select(context, *things)
@@ -106,9 +107,9 @@ _WRITERS = {"GLB": _write_glb, "FBX": _write_fbx, "OBJ": _write_obj, "USD": _wri
 
 @contextlib.contextmanager
 def _plain_copies(context: bpy.types.Context, collection: bpy.types.Collection,
-                  level: int) -> Iterator[list[bpy.types.Object]]:
+                  level: int, cut: bool) -> Iterator[list[bpy.types.Object]]:
     """Copies of the parts under their proper names, in the scene for the time of the block; nothing of them stays."""
-    parts = importer.parts_of(collection)
+    parts = _parts(collection)
     head = importer.head_of(collection)
     values = {block.name: block.value for block in shape_keys.expression_keys(head)}
     before = {kind: set(getattr(bpy.data, kind)) for kind in ("objects", "meshes", "materials", "images")}
@@ -121,7 +122,7 @@ def _plain_copies(context: bpy.types.Context, collection: bpy.types.Collection,
         things = {}
         for part, thing in parts.items():
             carved = sculpt.find(collection) if part == SKIN else None
-            fine = level if part == SKIN else min(level, PARTS_LEVEL)
+            fine = level if part == SKIN else min(level, PARTS_LEVEL if part != SHELL else 0)
             refined = _Refined(context, shelf, carved or thing, fine)
             neutral = _neutral(context, thing, carved, level)
             mesh = _plain_mesh(context, refined, neutral if level <= KEYS_LEVEL else
@@ -132,7 +133,7 @@ def _plain_copies(context: bpy.types.Context, collection: bpy.types.Collection,
             if level <= KEYS_LEVEL:
                 _copy_keys(thing, copy, refined, neutral, values)
             mesh.materials.clear()
-            mesh.materials.append(_plain_material(thing, part, names))
+            mesh.materials.append(_plain_material(thing, part, names, cut))
             things[part] = copy
         for part, copy in things.items():
             copy.matrix_world = parts[part].matrix_world
@@ -149,6 +150,15 @@ def _plain_copies(context: bpy.types.Context, collection: bpy.types.Collection,
             taken.name = name
         for block in shape_keys.expression_keys(head):
             block.value = values[block.name]  # the glTF exporter sets the frame, which drops what is not keyed yet
+
+
+def _parts(collection: bpy.types.Collection) -> dict[str, bpy.types.Object]:
+    """The parts and, unless it is hidden, the photo's hair; what a person hides together with all parts is in it."""
+    parts, standing = importer.parts_of(collection), shell.find(collection)
+    if standing is None or standing.hide_render:
+        return parts
+    others = [thing for part, thing in parts.items() if part != SKIN]  # a sculpt or a body hides the skin
+    return parts | {SHELL: standing} if shell.is_shown(standing) or not any(map(shell.is_shown, others)) else parts
 
 
 def _holders(parts: dict[str, bpy.types.Object]) -> dict[bpy.types.ID, str]:
@@ -235,8 +245,9 @@ def _copy_keys(thing: bpy.types.Object, copy: bpy.types.Object, refined: _Refine
             block.value = values.get(key.name, 0.0)
 
 
-def _plain_material(thing: bpy.types.Object, part: str, names: dict[bpy.types.ID, str]) -> bpy.types.Material:
-    """Principled with images alone, which all four formats know."""
+def _plain_material(thing: bpy.types.Object, part: str, names: dict[bpy.types.ID, str],
+                    cut: bool) -> bpy.types.Material:
+    """Principled with images alone, which all four formats know; hair has its cover, `cut` at a half."""
     source = thing.data.materials[0] if thing.data.materials else None
     material = bpy.data.materials.new(names.get(source, source.name) if source else part)
     if bpy.app.version < (5, 0, 0):
@@ -251,6 +262,8 @@ def _plain_material(thing: bpy.types.Object, part: str, names: dict[bpy.types.ID
         color = nodes.new("ShaderNodeTexImage")
         color.image = picture
         links.new(color.outputs["Color"], shader.inputs["Base Color"])
+        if part == SHELL:
+            _link_cover(material, color.outputs["Alpha"], shader.inputs["Alpha"], cut)
     elif source is not None:
         plain = old.inputs["Base Color"].default_value if old is not None else source.diffuse_color
         shader.inputs["Base Color"].default_value = plain
@@ -260,6 +273,17 @@ def _plain_material(thing: bpy.types.Object, part: str, names: dict[bpy.types.ID
         _link_linked_image(material, old.inputs["Roughness"], shader.inputs["Roughness"])
         _link_normal_map(material, source, shader)
     return material
+
+
+def _link_cover(material: bpy.types.Material, cover: bpy.types.NodeSocket, alpha: bpy.types.NodeSocket,
+                cut: bool) -> None:
+    """Links a picture's alpha; rounded it becomes glTF's `MASK`, which needs no sorting by depth."""
+    if cut:
+        rounded = material.node_tree.nodes.new("ShaderNodeMath")
+        rounded.operation = "ROUND"
+        material.node_tree.links.new(cover, rounded.inputs[0])
+        cover = rounded.outputs[0]
+    material.node_tree.links.new(cover, alpha)
 
 
 def _color_image(thing: bpy.types.Object, source: bpy.types.Material | None, part: str) -> bpy.types.Image | None:

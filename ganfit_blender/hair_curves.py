@@ -9,7 +9,7 @@ from mathutils.bvhtree import BVHTree
 
 from . import hair_color, shapes, strands
 from .errors import AddonError
-from .importer import hair
+from .importer import hair, shell
 from .importer import scene as importer
 from .importer.mesh import UV_LAYERS
 from .importer.scene import HAIR
@@ -53,10 +53,11 @@ def add(collection: bpy.types.Collection, cut: str, length: float, count: int, s
     before = bool(old[REST_BEFORE]) if old is not None else head.add_rest_position_attribute
     remove(collection)
     layer = _layer_strength(head)
-    thing = bpy.data.objects.new("Hair", _curves(made, head))
+    thing = bpy.data.objects.new("Strands", _curves(made, head))
     thing[HAIR], thing[REST_BEFORE] = cut, before
     if layer is not None:  # the photo's hair, flat on forehead and temples, would show between the strands
         thing[LAYER_BEFORE], layer.default_value = layer.default_value, 0.0
+    shell.give_way(collection, True)
     _set_rooted(head, skull)
     head.add_rest_position_attribute = True
     thing.parent = head
@@ -71,6 +72,7 @@ def remove(collection: bpy.types.Collection) -> None:
     thing, head = find(collection), importer.head_of(collection)
     if thing is None:
         return
+    shell.give_way(collection, False)
     if head is not None:
         head.add_rest_position_attribute = bool(thing[REST_BEFORE])
         layer = _layer_strength(head)

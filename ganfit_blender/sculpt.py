@@ -12,7 +12,7 @@ import numpy as np
 from . import hair_curves, sculpt_skin, shapes
 from .errors import AddonError
 from .importer import scene as importer
-from .importer import shape_keys
+from .importer import shape_keys, shell
 from .importer.axes import from_blender
 from .importer.bundle import SKIN, ResultBundle
 from .importer.mesh import SUBDIVISION, split
@@ -85,6 +85,10 @@ def transfer(context: bpy.types.Context, collection: bpy.types.Collection, keep_
     lashes = importer.parts_of(collection).get(LASHES)
     if lashes is not None:
         shapes.move_all_keys(lashes, _with_skin(lashes, neutral, offset))
+    standing = shell.find(collection)
+    if standing is not None:
+        carried = shell.carried(standing.data, shapes.neutral_points(standing), neutral, offset[None])[0]
+        shapes.move_all_keys(standing, carried)
     strands = hair_curves.find(collection)
     if strands is not None:
         hair_curves.move(strands, neutral, offset)

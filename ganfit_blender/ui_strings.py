@@ -119,7 +119,8 @@ TEXTS: dict[str, Text] = {
     "add_hair": Text(
         "Add Hair",
         "Grow strands on the scalp, in the colour that the photo shows over the forehead, or else the brows'. They "
-        "follow expressions, shape and pose. Hair is Blender's own curves: it is not part of what Export writes",
+        "follow expressions, shape and pose, and hide the photo's hair while they are there. Strands are Blender's own "
+        "curves: they are not part of what Export writes",
     ),
     "cut": Text("Cut", "The haircut. What is there is replaced"),
     "cut.buzz": Text("Buzz", "A few millimetres everywhere"),
@@ -130,11 +131,17 @@ TEXTS: dict[str, Text] = {
     "hair_length": Text("Length", "Share of the cut's own length"),
     "hair_count": Text("Strands", "How many strands; about a tenth fewer are made, since the hairline thins out"),
     "hair_seed": Text("Seed", "Start of the random draws: another seed is another head of hair of the same cut"),
-    "remove_hair": Text("Remove Hair", "Take the strands away; the shade on the scalp stays"),
+    "remove_hair": Text(
+        "Remove Hair", "Take the strands away and show the photo's hair again; the shade on the scalp stays"
+    ),
+    "photo_hair": Text(
+        "Photo's Hair",
+        "Show or hide the hair of the photo that stands off the head, the object Hair. Export writes it while it is shown",
+    ),
     "export": Text(
         "Export",
-        "Write head, eyes, teeth, tongue and lashes with their textures, and ARKit's expressions as morph targets "
-        "(OBJ: the expression as it is). Shape sliders are baked in",
+        "Write head, eyes, teeth, tongue, lashes and the photo's hair with their textures, and ARKit's expressions as "
+        "morph targets (OBJ: the expression as it is). Shape sliders are baked in",
     ),
     "export_kind": Text("Format", "The kind of file"),
     "export_kind.GLB": Text("GLB", "glTF 2.0 in one file: web, Unreal, Unity, Godot"),
@@ -285,6 +292,7 @@ MESSAGES: dict[str, str] = {
     "body_first": "Remove the body first: it is made from the head's shape.",
     "has_body": "This head has a body already.",
     "no_hair": "Press Add Hair first.",
+    "no_photo_hair": "This head has no hair that stands off it.",
     "no_body": "Press Add Body first.",
     "body_added": "{name} is in the scene; the head's own skin is hidden and drives its expressions.",
     "attached": "Eyes and teeth hang on the bone {bone}.",

@@ -16,6 +16,8 @@ from ..errors import AddonError
 VERSION = 1
 RESULT, HEAD = "result.json", "head.npz"
 ALBEDO, NORMAL, ROUGHNESS, HAIR = "albedo.png", "normal.png", "roughness.png", "hair.png"
+HAIR_SHELL = "hair_shell.png"
+HAIR_ARRAYS = ("hair_verts", "hair_quads", "hair_uvs")
 SKIN = "skin"
 
 
@@ -126,6 +128,11 @@ def _check(bundle: ResultBundle) -> None:
     }
     if "identity_deltas" in head:
         shapes["identity_deltas"] = (len(head["identity_deltas"]), count, 3)
+    if any(name in head for name in HAIR_ARRAYS):
+        points, faces = len(head["hair_verts"]), len(head["hair_quads"])
+        shapes |= {"hair_verts": (points, 3), "hair_quads": (faces, 4), "hair_uvs": (faces, 4, 2)}
+        if not faces or head["hair_quads"].min() < 0 or head["hair_quads"].max() >= points:
+            raise ValueError("hair_quads point to vertices that are not there")
     for name, shape in shapes.items():
         if head[name].shape != shape:
             raise ValueError(f"{name} has the shape {head[name].shape}, not {shape}")

@@ -18,6 +18,7 @@ OBJECT_NAMES = {
     "teeth": "Teeth",
     "tongue": "Tongue",
     "lashes": "Lashes",
+    "hair": "Hair",
 }
 EYES = ("eye_left", "eye_right")
 UV_LAYERS = {"GANFIT": "corner_uvs", "MakeHuman": "corner_uvs_makehuman"}  # the first one is active

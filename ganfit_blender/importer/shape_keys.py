@@ -47,13 +47,11 @@ def add_shape_keys(thing: bpy.types.Object, bundle: ResultBundle, part: Part) ->
     thing.data.vertices.foreach_get("co", basis)
     names = [str(name) for name in head["expression_names"]]
     limits = {name: (0.0, 1.0) for name in names}
-    deltas = [head["expression_deltas"][:, part.vertices]]
-    if "identity_deltas" in head:
-        shapes = [f"{IDENTITY_PREFIX}{number + 1:02d}" for number in range(len(head["identity_deltas"]))]
-        limits |= {name: (-IDENTITY_RANGE, IDENTITY_RANGE) for name in shapes}
-        names, deltas = names + shapes, [*deltas, head["identity_deltas"][:, part.vertices]]
+    motions = dict(zip(names, to_blender(head["expression_deltas"][:, part.vertices])))
+    shapes = identity_motions(bundle, part)
+    limits |= {name: (-IDENTITY_RANGE, IDENTITY_RANGE) for name in shapes}
     added: list[str] = []
-    for name, delta in zip(names, to_blender(np.concatenate(deltas))):
+    for name, delta in (motions | shapes).items():
         if part.name != SKIN and np.abs(delta).max() <= MOVES_M:
             continue
         if not added:
@@ -66,6 +64,12 @@ def add_shape_keys(thing: bpy.types.Object, bundle: ResultBundle, part: Part) ->
     if added:
         thing.data.shape_keys.name = thing.name
     return added
+
+
+def identity_motions(bundle: ResultBundle, part: Part) -> dict[str, np.ndarray]:
+    """(V, 3) how a shape component moves the part's vertices, Blender's axes, by the key's name."""
+    deltas = bundle.head.get("identity_deltas", ())
+    return {f"{IDENTITY_PREFIX}{number + 1:02d}": to_blender(delta[part.vertices]) for number, delta in enumerate(deltas)}
 
 
 def follow(thing: bpy.types.Object, leader: bpy.types.Object) -> None:

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Operators that give a head hair and take it away."""
+"""Operators that give a head hair and take it away, and show or hide the hair of its photo."""
 
 import bpy
 from bpy.props import EnumProperty, FloatProperty, IntProperty
 
 from .. import hair_curves
 from ..importer import scene as importer
+from ..importer import shell
 from ..sculpt import object_mode
 from ..ui_strings import MESSAGES, items, label, tip
 from .base import PersonOperator
@@ -57,4 +58,26 @@ class GANFIT_OT_remove_hair(PersonOperator, bpy.types.Operator):
         return {"FINISHED"}
 
 
-CLASSES = (GANFIT_OT_add_hair, GANFIT_OT_remove_hair)
+class GANFIT_OT_photo_hair(PersonOperator, bpy.types.Operator):
+    bl_idname = "ganfit.photo_hair"
+    bl_label = label("photo_hair")
+    bl_description = tip("photo_hair")
+    bl_options = {"REGISTER", "UNDO"}
+
+    @classmethod
+    def poll(cls, context: bpy.types.Context) -> bool:
+        """The active person has hair of the photo's."""
+        if not super().poll(context):
+            return False
+        if shell.find(importer.active_person(context)) is None:
+            cls.poll_message_set(MESSAGES["no_photo_hair"])
+            return False
+        return True
+
+    def run(self, context: bpy.types.Context) -> set[str]:
+        """Shows it or hides it."""
+        shell.toggle(shell.find(importer.active_person(context)))
+        return {"FINISHED"}
+
+
+CLASSES = (GANFIT_OT_add_hair, GANFIT_OT_remove_hair, GANFIT_OT_photo_hair)

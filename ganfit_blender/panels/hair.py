@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The panel of the hair: cuts, and what can be changed at any time."""
+"""The panel of the hair: the photo's, cuts, and what can be changed at any time."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import bpy
 
 from .. import hair_curves
 from ..importer import scene as importer
+from ..importer import shell
 from ..ui_strings import label
 from .draw import SubPanel
 
@@ -18,9 +19,13 @@ class GANFIT_PT_hair(SubPanel, bpy.types.Panel):
     bl_label = label("panel.hair")
 
     def draw(self, context: bpy.types.Context) -> None:
-        """Add Hair with its cuts; for hair that is there, length, thickness and colour."""
+        """The photo's hair, shown or not; Add Hair with its cuts; for hair that is there, length, thickness and colour."""
         layout, person = self.layout, importer.active_person(context)
         thing = hair_curves.find(person) if person is not None else None
+        standing = shell.find(person) if person is not None else None
+        if standing is not None:
+            shown = shell.is_shown(standing)
+            layout.operator("ganfit.photo_hair", icon="CHECKBOX_HLT" if shown else "CHECKBOX_DEHLT", depress=shown)
         layout.operator_menu_enum("ganfit.add_hair", "cut", text=label("add_hair"), icon="OUTLINER_OB_CURVES")
         if thing is None:
             return

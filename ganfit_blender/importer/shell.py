@@ -1,0 +1,207 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The hair that stands off the head in the photo: a surface of its own around the scalp, whose picture has holes."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+
+import bpy
+import numpy as np
+from mathutils.kdtree import KDTree
+
+from .axes import srgb_to_linear, to_blender
+from .bundle import HAIR_SHELL, SKIN, ResultBundle
+from .hair import PHOTO_OFF
+from .mesh import UV_LAYERS, Part, neutral
+from .shape_keys import BASIS, IDENTITY_RANGE, identity_motions
+
+SHELL = "ganfit_hair_shell"  # on the object
+REPLACED = "ganfit_replaced"  # on it while it is hidden because strands stand in its place
+BEFORE = "ganfit_shell_before"  # on it in Match Photo: whether it was hidden, and which rays have met it
+NAME = "Hair"
+ROUGHNESS, SPECULAR = 0.55, 0.25
+PHOTO_RAYS = ("visible_shadow", "visible_diffuse")  # in Match Photo none of them meet it: the fit's hair has no shadow
+NEAR = 16  # vertices of the skin that a vertex takes its motion from
+SOFTENED = 10  # steps of averaging that motion over neighbours
+FAINT = 0.25  # cover below which a place's colour does not count
+
+
+def find(collection: bpy.types.Collection) -> bpy.types.Object | None:
+    """The person's hair that came with the result, None without."""
+    return next((thing for thing in collection.all_objects if SHELL in thing), None)
+
+
+def is_shown(thing: bpy.types.Object) -> bool:
+    """Whether it is seen in the viewport and in renders."""
+    return not (thing.hide_render or thing.hide_viewport or thing.hide_get())
+
+
+def show(thing: bpy.types.Object, on: bool) -> None:
+    """Shows or hides it, in the viewport and in renders."""
+    thing.hide_render = thing.hide_viewport = not on
+    if on and thing.hide_get():
+        thing.hide_set(False)
+
+
+def toggle(thing: bpy.types.Object) -> None:
+    """Shows or hides it for good, whether strands stand in its place or not."""
+    show(thing, not is_shown(thing))
+    thing.pop(REPLACED, None)
+
+
+def give_way(collection: bpy.types.Collection, on: bool) -> None:
+    """Hides a person's shell while strands stand in its place, and shows again what this has hidden."""
+    thing = find(collection)
+    if thing is None:
+        return
+    if on and is_shown(thing):
+        show(thing, False)
+        thing[REPLACED] = True
+    elif not on and thing.pop(REPLACED, False):
+        show(thing, True)
+
+
+def set_photo_look(thing: bpy.types.Object, on: bool) -> None:
+    """Takes its shadow off, and shows it where strands stand in its place; or puts that back."""
+    if on == (BEFORE in thing):
+        return
+    if on:
+        thing[BEFORE] = [not is_shown(thing), *(getattr(thing, name) for name in PHOTO_RAYS)]
+        if REPLACED in thing:
+            show(thing, True)
+    hidden, *rays = thing[BEFORE]
+    for name, before in zip(PHOTO_RAYS, rays):
+        setattr(thing, name, bool(before) and not on)
+    if not on:
+        del thing[BEFORE]
+        if REPLACED in thing and hidden:
+            show(thing, False)
+
+
+def build(bundle: ResultBundle, parts: list[Part], collection: bpy.types.Collection,
+          ) -> Generator[None, None, bpy.types.Object | None]:
+    """The shell of a bundle as an object of the collection, in steps; None for a bundle without."""
+    if "hair_verts" not in bundle.head or not (bundle.folder / HAIR_SHELL).is_file():
+        return None
+    image = bpy.data.images.load(str(bundle.folder / HAIR_SHELL), check_existing=False)
+    image.name, image.alpha_mode = f"{bundle.name} hair shell", "CHANNEL_PACKED"
+    image.pack()
+    yield
+    thing = _make_object(bundle, collection)
+    thing.data.materials.append(_make_material(bundle.name, image))
+    yield
+    _add_shape_keys(thing, bundle, next(part for part in parts if part.name == SKIN))
+    return thing
+
+
+def carried(mesh: bpy.types.Mesh, points: np.ndarray, skin: np.ndarray, motions: np.ndarray) -> np.ndarray:
+    """(K, H, 3) how the shell's points (H, 3) move with the skin below, whose vertices (V, 3) move by (K, V, 3)."""
+    tree = KDTree(len(skin))
+    for number, place in enumerate(skin.tolist()):
+        tree.insert(place, number)
+    tree.balance()
+    found = [tree.find_n(place, NEAR) for place in points.tolist()]
+    near = np.array([[number for _, number, _ in row] for row in found])
+    weights = 1 / (np.array([[distance for *_, distance in row] for row in found]) ** 2 + 1e-8)
+    weights /= weights.sum(1, keepdims=True)
+    moved = np.einsum("hn,khnd->hkd", weights, motions[:, near])
+    edges = np.empty(len(mesh.edges) * 2, np.int32)
+    mesh.edges.foreach_get("vertices", edges)
+    ends, others = np.concatenate([edges.reshape(-1, 2), edges.reshape(-1, 2)[:, ::-1]]).T
+    order = np.argsort(ends, kind="stable")
+    ends, others = ends[order], others[order]
+    inner, first, count = np.unique(ends, return_index=True, return_counts=True)
+    for _ in range(SOFTENED):
+        moved[inner] += 0.5 * (np.add.reduceat(moved[others], first) / count[:, None, None] - moved[inner])
+    return moved.transpose(1, 0, 2).astype(np.float32)
+
+
+def _make_object(bundle: ResultBundle, collection: bpy.types.Collection) -> bpy.types.Object:
+    """Smooth quads as the fit has drawn them: without subdivision."""
+    head, mesh = bundle.head, bpy.data.meshes.new(NAME)
+    quads = head["hair_quads"]
+    mesh.vertices.add(len(head["hair_verts"]))
+    mesh.vertices.foreach_set("co", to_blender(head["hair_verts"]).ravel())
+    mesh.loops.add(quads.size)
+    mesh.loops.foreach_set("vertex_index", quads.astype(np.int32).ravel())
+    mesh.polygons.add(len(quads))
+    mesh.polygons.foreach_set("loop_start", np.arange(0, quads.size, 4, dtype=np.int32))
+    mesh.update(calc_edges=True)
+    layer = mesh.uv_layers.new(name=next(iter(UV_LAYERS)), do_init=False)
+    layer.uv.foreach_set("vector", np.ascontiguousarray(head["hair_uvs"], np.float32).ravel())
+    mesh.shade_smooth()
+    if mesh.validate():
+        print(f"GANFIT: the mesh of {NAME} had errors, which Blender has removed")
+    thing = bpy.data.objects.new(NAME, mesh)
+    thing[SHELL] = True
+    collection.objects.link(thing)
+    return thing
+
+
+def _add_shape_keys(thing: bpy.types.Object, bundle: ResultBundle, skin: Part) -> None:
+    """The shape components, as the skin below has them."""
+    motions = identity_motions(bundle, skin)
+    if not motions or len(thing.data.vertices) != len(bundle.head["hair_verts"]):
+        return
+    basis = to_blender(bundle.head["hair_verts"])
+    moved = carried(thing.data, basis, neutral(bundle)[skin.vertices], np.array(list(motions.values())))
+    thing.shape_key_add(name=BASIS, from_mix=False)
+    for name, delta in zip(motions, moved):
+        key = thing.shape_key_add(name=name, from_mix=False)
+        key.slider_min, key.slider_max = -IDENTITY_RANGE, IDENTITY_RANGE
+        key.value = 0.0
+        key.points.foreach_set("co", (basis + delta).ravel())
+    thing.data.shape_keys.name = thing.name
+
+
+def _make_material(person: str, image: bpy.types.Image) -> bpy.types.Material:
+    """Principled with the picture's colour and cover."""
+    material = bpy.data.materials.new(f"{person} hair shell")
+    if bpy.app.version < (5, 0, 0):
+        material.use_nodes = True
+    material.surface_render_method = "DITHERED"
+    nodes, links = material.node_tree.nodes, material.node_tree.links
+    nodes.clear()
+    output, shader, texture, uv = (nodes.new(f"ShaderNode{kind}") for kind in ("OutputMaterial", "BsdfPrincipled",
+                                                                               "TexImage", "UVMap"))
+    uv.uv_map = next(iter(UV_LAYERS))
+    texture.image, texture.extension = image, "EXTEND"
+    shader.inputs["Roughness"].default_value = ROUGHNESS
+    specular = shader.inputs["Specular IOR Level"]
+    specular.default_value = SPECULAR
+    shader[PHOTO_OFF] = [shader.inputs.find(specular.name)]
+    for node, place in ((uv, (-620, 0)), (texture, (-400, 0)), (output, (320, 0))):
+        node.location = place
+    for source, target in (
+        (uv.outputs["UV"], texture.inputs["Vector"]), (texture.outputs["Color"], shader.inputs["Base Color"]),
+        (texture.outputs["Alpha"], shader.inputs["Alpha"]), (_outward(material), shader.inputs["Normal"]),
+        (shader.outputs["BSDF"], output.inputs["Surface"]),
+    ):
+        links.new(source, target)
+    nodes.active = texture
+    material.diffuse_color = (*_mean_color(image), 1.0)  # what the solid view shows
+    return material
+
+
+def _outward(material: bpy.types.Material) -> bpy.types.NodeSocket:
+    """The normal away from the head on both sides, as the fit lights them: what is seen of the inner side between
+    locks is lit from outside."""
+    nodes, links = material.node_tree.nodes, material.node_tree.links
+    geometry, sign, turned = (nodes.new(f"ShaderNode{kind}") for kind in ("NewGeometry", "Math", "VectorMath"))
+    sign.operation, turned.operation = "MULTIPLY_ADD", "SCALE"
+    sign.inputs[1].default_value, sign.inputs[2].default_value = -2.0, 1.0
+    for node, place in ((geometry, (-620, -320)), (sign, (-400, -420)), (turned, (-200, -320))):
+        node.location = place
+    links.new(geometry.outputs["Backfacing"], sign.inputs[0])
+    links.new(geometry.outputs["Normal"], turned.inputs[0])
+    links.new(sign.outputs[0], turned.inputs["Scale"])
+    return turned.outputs[0]
+
+
+def _mean_color(image: bpy.types.Image) -> list[float]:
+    """Linear mean colour of what the picture covers."""
+    pixels = np.empty(image.size[0] * image.size[1] * 4, np.float32)
+    image.pixels.foreach_get(pixels)
+    pixels = pixels.reshape(image.size[1], image.size[0], 4)[::4, ::4].reshape(-1, 4)
+    covered = pixels[pixels[:, 3] > FAINT, :3]
+    return srgb_to_linear(covered if len(covered) else pixels[:, :3]).mean(0).tolist()
