@@ -170,12 +170,12 @@ def _make_material(person: str, image: bpy.types.Image) -> bpy.types.Material:
     specular = shader.inputs["Specular IOR Level"]
     specular.default_value = SPECULAR
     shader[PHOTO_OFF] = [shader.inputs.find(specular.name)]
-    for node, place in ((uv, (-620, 0)), (texture, (-400, 0)), (output, (320, 0))):
+    for node, place in ((uv, (-620, 0)), (texture, (-400, 0)), (output, (700, 0))):
         node.location = place
     for source, target in (
         (uv.outputs["UV"], texture.inputs["Vector"]), (texture.outputs["Color"], shader.inputs["Base Color"]),
-        (texture.outputs["Alpha"], shader.inputs["Alpha"]), (_outward(material), shader.inputs["Normal"]),
-        (shader.outputs["BSDF"], output.inputs["Surface"]),
+        (texture.outputs["Alpha"], shader.inputs["Alpha"]),
+        (_inside_in_photo(material, texture, shader), output.inputs["Surface"]),
     ):
         links.new(source, target)
     nodes.active = texture
@@ -183,19 +183,27 @@ def _make_material(person: str, image: bpy.types.Image) -> bpy.types.Material:
     return material
 
 
-def _outward(material: bpy.types.Material) -> bpy.types.NodeSocket:
-    """The normal away from the head on both sides, as the fit lights them: what is seen of the inner side between
-    locks is lit from outside."""
+def _inside_in_photo(material: bpy.types.Material, texture: bpy.types.ShaderNode,
+                     shader: bpy.types.ShaderNode) -> bpy.types.NodeSocket:
+    """Lights, in Match Photo, what is seen of the inner side by the light outside, as the fit does: it shines through.
+    """
     nodes, links = material.node_tree.nodes, material.node_tree.links
-    geometry, sign, turned = (nodes.new(f"ShaderNode{kind}") for kind in ("NewGeometry", "Math", "VectorMath"))
-    sign.operation, turned.operation = "MULTIPLY_ADD", "SCALE"
-    sign.inputs[1].default_value, sign.inputs[2].default_value = -2.0, 1.0
-    for node, place in ((geometry, (-620, -320)), (sign, (-400, -420)), (turned, (-200, -320))):
+    geometry, share, inner, clear, holes, mix = (nodes.new(f"ShaderNode{kind}") for kind in (
+        "NewGeometry", "Math", "BsdfTranslucent", "BsdfTransparent", "MixShader", "MixShader"))
+    share.operation, share.use_clamp = "SUBTRACT", True
+    share.inputs[1].default_value = 1.0
+    share[PHOTO_OFF] = [1]
+    for node, place in ((geometry, (60, 320)), (share, (280, 320)), (inner, (-60, -640)), (clear, (-60, -540)),
+                        (holes, (280, -520)), (mix, (500, 0))):
         node.location = place
-    links.new(geometry.outputs["Backfacing"], sign.inputs[0])
-    links.new(geometry.outputs["Normal"], turned.inputs[0])
-    links.new(sign.outputs[0], turned.inputs["Scale"])
-    return turned.outputs[0]
+    for source, target in (
+        (geometry.outputs["Backfacing"], share.inputs[0]), (share.outputs[0], mix.inputs[0]),
+        (texture.outputs["Color"], inner.inputs["Color"]), (texture.outputs["Alpha"], holes.inputs[0]),
+        (clear.outputs[0], holes.inputs[1]), (inner.outputs[0], holes.inputs[2]),
+        (shader.outputs[0], mix.inputs[1]), (holes.outputs[0], mix.inputs[2]),
+    ):
+        links.new(source, target)
+    return mix.outputs[0]
 
 
 def _mean_color(image: bpy.types.Image) -> list[float]:

@@ -9,13 +9,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from synthetic_bundle import make_bundle
+from synthetic_bundle import add_shell, make_bundle, shell_arrays, shell_picture
 
 from backend.head.model import HeadModel, load_head
 from backend.render.camera import Camera
 from backend.render.lights import Lights
 from backend.render.raster import get_rasterizer
 from backend.render.render import render
+from backend.render.shell import Picture, Shell, with_shell
 
 COLOURS = {"sclera": (0.86, 0.83, 0.81), "iris": (0.30, 0.42, 0.36), "limbus": (0.16, 0.12, 0.10),
            "pupil": (0.02, 0.02, 0.02), "teeth": (0.85, 0.82, 0.75), "gums": (0.62, 0.34, 0.33),
@@ -46,11 +47,23 @@ def albedo_map(size: int, seed: int) -> np.ndarray:
     return np.asarray(image)
 
 
-def make(folder: Path, seed: int = 3) -> dict[str, np.ndarray]:
+def hair_shell(cage: np.ndarray, scalp: np.ndarray) -> dict[str, np.ndarray]:
+    """The arrays of long hair, a centimetre or two over a neutral cage (V0, 3) with a mask of its scalp (V0,)."""
+    hair = cage[scalp > 0.5]
+    middle = np.array([0.0, 0.0, (hair[:, 2].min() + hair[:, 2].max()) / 2])
+    top, side = hair[:, 1].max() + 0.02, np.abs(cage[:, 0]).max() + 0.008  # over the ears
+    return shell_arrays((side, top, np.ptp(hair[:, 2]) / 2 + 0.02), tuple(middle), cage[:, 1].min() + 0.01)
+
+
+def make(folder: Path, seed: int = 3, shell: bool = False) -> dict[str, np.ndarray]:
     """Writes the bundle with `render_00.png`; returns level-1 vertices, their parts and expected pixels.
 
+    Args:
+        shell: with hair that stands off the head.
+
     Returns:
-        verts1 (V1, 3) metres GLB axes with the expression, part1 (V1,), pixels (V1, 2) of view 0, cage (V0, 3).
+        verts1 (V1, 3) metres GLB axes with the expression, part1 (V1,), pixels (V1, 2) of view 0, cage (V0, 3),
+        skin_mask (H, W) where the skin is, hair_mask (H, W) the share of hair in front of all else.
     """
     head = load_head()
     generator = torch.Generator().manual_seed(seed)
@@ -70,10 +83,23 @@ def make(folder: Path, seed: int = 3) -> dict[str, np.ndarray]:
     texture = torch.tensor(albedo / 255.0, dtype=torch.float32).permute(2, 0, 1)[None]
     out = render(get_rasterizer("cpu"), verts1, head.tri1, head.uv1, texture, (head.palette_weights1 @ palette)[None],
                  head.tri1_part == 0, head.ao1, camera, lights)
-    alpha = out.alpha[0].clamp(0, 1)
-    straight = torch.cat([(out.rgb[0] / alpha.clamp(min=1e-3)).clamp(0, 1), alpha], -1)
+    picture, hair = Picture.of(out), torch.zeros_like(out.alpha[0])
+    if shell:
+        arrays = hair_shell(neutral.numpy(), head.regions["scalp"].numpy())
+        add_shell(folder, arrays)
+        pixels = torch.tensor(shell_picture() / 255.0, dtype=torch.float32).permute(2, 0, 1)[None]
+        standing = Shell(*(torch.tensor(arrays[name]) for name in ("hair_verts", "hair_quads", "hair_uvs")), pixels)
+        picture = with_shell(get_rasterizer("cpu"), out, standing, camera, lights)
+        white = Shell(standing.verts, standing.quads, standing.corner_uv, pixels.clone())
+        white.texture[:, :3] = 1
+        black = render(get_rasterizer("cpu"), verts1, head.tri1, head.uv1, 0 * texture, torch.zeros_like(verts1),
+                       head.tri1_part == 0, head.ao1, camera, lights)
+        hair = with_shell(get_rasterizer("cpu"), black, white, camera, lights).albedo[0, ..., :1]
+    alpha = picture.alpha[0].clamp(0, 1)
+    straight = torch.cat([(picture.rgb[0] / alpha.clamp(min=1e-3)).clamp(0, 1), alpha], -1)
     Image.fromarray((straight * 255).round().to(torch.uint8).numpy()).save(folder / "render_00.png")
     part1 = torch.full((verts1.shape[1],), -1)
     part1[head.tri1.long()] = head.tri1_part[:, None].expand(-1, 3)
     return {"verts1": verts1[0].numpy(), "part1": part1.numpy(), "pixels": camera.project(verts1)[0].numpy(),
-            "cage": neutral.numpy(), "skin_mask": out.skin[0, ..., 0].numpy()}
+            "cage": neutral.numpy(), "skin_mask": out.skin[0, ..., 0].numpy(),
+            "hair_mask": hair[..., 0].numpy()}

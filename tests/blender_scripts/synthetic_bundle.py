@@ -123,6 +123,51 @@ def head_arrays(seed: int = 0) -> dict[str, np.ndarray]:
     }
 
 
+def shell_arrays(radii: tuple[float, float, float], centre: tuple[float, float, float], low: float, dome: int = 10,
+                 curtain: int = 8, columns: int = 32) -> dict[str, np.ndarray]:
+    """The arrays of hair that stands off the head: half an ellipsoid, and a cylinder from its rim down to `low`."""
+    theta, rows = np.linspace(-np.pi, np.pi, columns, endpoint=False), dome + curtain + 1
+    polar = np.concatenate([np.linspace(0, np.pi / 2, dome + 1), np.full(curtain, np.pi / 2)])[:, None]
+    points = np.stack(np.broadcast_arrays(np.sin(polar) * np.sin(theta), np.cos(polar), np.sin(polar) * np.cos(theta)),
+                      -1) * radii + centre
+    points[dome:, :, 1] = np.linspace(centre[1], low, curtain + 1)[:, None]
+    ring = 1 + np.arange((rows - 1) * columns).reshape(rows - 1, columns)
+    ring = np.concatenate([ring, ring[:, :1]], 1)
+    at = np.stack(np.meshgrid(np.linspace(0, 1, columns + 1), 1 - np.arange(1, rows) / (rows - 1)), -1)
+    corners = (slice(None, -1), slice(None, -1)), (slice(1, None), slice(None, -1)), (slice(1, None), slice(1, None)), \
+        (slice(None, -1), slice(1, None))  # counter-clockwise seen from outside
+    quads = [np.stack([ring[corner] for corner in corners], -1).reshape(-1, 4)]
+    uvs = [np.stack([at[corner] for corner in corners], -2).reshape(-1, 4, 2)]
+    first = np.arange(0, columns, 2)  # at the crown two triangles make a quad
+    quads.append(np.stack([0 * first, ring[0, first], ring[0, first + 1], ring[0, first + 2]], -1))
+    crown = np.stack([at[0, first + 1, 0], np.ones(len(first))], -1)
+    uvs.append(np.stack([crown, at[0, first], at[0, first + 1], at[0, first + 2]], 1))
+    return {"hair_verts": np.concatenate([points[:1, 0], points[1:].reshape(-1, 3)]).astype(np.float32),
+            "hair_quads": np.concatenate(quads).astype(np.int32), "hair_uvs": np.concatenate(uvs).astype(np.float32)}
+
+
+def shell_picture(height: int = 128, width: int = 256) -> np.ndarray:
+    """(height, width, 4) uint8 sRGB and cover: brown locks that leave the face bare and hang down beside it."""
+    v, u = np.meshgrid((np.arange(height) + 0.5) / height, (np.arange(width) + 0.5) / width, indexing="ij")
+    light = 1 + 0.2 * np.sin(20 * np.pi * u) * np.cos(5 * np.pi * v)
+    beside = np.clip((np.abs(2 * u - 1) - 0.35) / 0.04, 0, 1)  # 0 before the face
+    cover = np.maximum(beside * np.clip((0.95 - v) / 0.02, 0, 1), np.clip((0.4 - v) / 0.04, 0, 1))
+    color = light[..., None] * np.array([120, 84, 50]) * (1 + 0.3 * v[..., None])
+    return np.concatenate([color, 255 * cover[..., None]], -1).clip(0, 255).round().astype(np.uint8)
+
+
+def add_shell(folder: Path, arrays: dict[str, np.ndarray]) -> None:
+    """Gives a bundle that is written hair which stands off the head."""
+    with np.load(folder / "head.npz") as head:
+        arrays = {**head, **arrays}
+    np.savez(folder / "head.npz", **arrays)
+    write_png(folder / "hair_shell.png", shell_picture())
+
+
+EGG_SHELL = shell_arrays((0.09, 0.125, 0.105), (0.0, -0.02, -0.06), -0.1)
+"""Hair for the head of `head_arrays`, 1.5 cm over its skin."""
+
+
 def look_at(eye: np.ndarray, target: np.ndarray, roll: float) -> np.ndarray:
     """(4, 4) camera to world, GLB axes: looks along -Z at the target, rolled by radians."""
     back = (eye - target) / np.linalg.norm(eye - target)
