@@ -25,7 +25,6 @@ COLOR_SIZE = 128  # pixels of a picture made of a part's colour attribute
 MOVES_M = 1e-7
 KEYS_LEVEL = 3  # 52 morph targets of the skin's 200 000 vertices; four times as many would fill gigabytes
 PARTS_LEVEL = 2
-SHELL = "hair"  # the photo's hair among the parts; it is written as it is, as the fit has drawn it
 WET_ROUGHNESS = 0.15
 PROBLEM = "export_failed"
 
@@ -36,8 +35,9 @@ def export(context: bpy.types.Context, collection: bpy.types.Collection, path: P
     Shape sliders are baked in; ARKit's expressions are morph targets with the weights that are set now (OBJ has none:
     it gets the expression itself). Highlights, pores and scatter are Blender's own; what is exported is colour with the
     hair's shade, roughness, and the normal map where there is one. Textures lie inside a GLB, else in a folder beside
-    that has the file's name, and inside an FBX as well. Hair is cut at half its cover in a GLB, soft elsewhere. The other parts are the head's children. What is sculpted on
-    multires is in the mesh, as far as the level holds it.
+    that has the file's name, and inside an FBX as well. The other parts are the head's children. What is sculpted on
+    multires is in the mesh, as far as the level holds it. The hair's faces are not divided; its cover is cut at a half
+    in a GLB, soft elsewhere.
 
     Args:
         level: 0 for the cage, 1 for smooth meshes of four times its faces, and so on; above `KEYS_LEVEL` there are no
@@ -122,7 +122,7 @@ def _plain_copies(context: bpy.types.Context, collection: bpy.types.Collection,
         things = {}
         for part, thing in parts.items():
             carved = sculpt.find(collection) if part == SKIN else None
-            fine = level if part == SKIN else min(level, PARTS_LEVEL if part != SHELL else 0)
+            fine = level if part == SKIN else min(level, PARTS_LEVEL if part != shell.PART else 0)
             refined = _Refined(context, shelf, carved or thing, fine)
             neutral = _neutral(context, thing, carved, level)
             mesh = _plain_mesh(context, refined, neutral if level <= KEYS_LEVEL else
@@ -158,7 +158,7 @@ def _parts(collection: bpy.types.Collection) -> dict[str, bpy.types.Object]:
     if standing is None or standing.hide_render:
         return parts
     others = [thing for part, thing in parts.items() if part != SKIN]  # a sculpt or a body hides the skin
-    return parts | {SHELL: standing} if shell.is_shown(standing) or not any(map(shell.is_shown, others)) else parts
+    return parts | {shell.PART: standing} if shell.is_shown(standing) or not any(map(shell.is_shown, others)) else parts
 
 
 def _holders(parts: dict[str, bpy.types.Object]) -> dict[bpy.types.ID, str]:
@@ -262,7 +262,7 @@ def _plain_material(thing: bpy.types.Object, part: str, names: dict[bpy.types.ID
         color = nodes.new("ShaderNodeTexImage")
         color.image = picture
         links.new(color.outputs["Color"], shader.inputs["Base Color"])
-        if part == SHELL:
+        if part == shell.PART:
             _link_cover(material, color.outputs["Alpha"], shader.inputs["Alpha"], cut)
     elif source is not None:
         plain = old.inputs["Base Color"].default_value if old is not None else source.diffuse_color

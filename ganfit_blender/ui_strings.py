@@ -136,7 +136,7 @@ TEXTS: dict[str, Text] = {
     ),
     "photo_hair": Text(
         "Photo's Hair",
-        "Show or hide the hair of the photo that stands off the head, the object Hair. Export writes it while it is shown",
+        "Show or hide the hair that stands off the head, the object Hair. Export writes it while it is shown",
     ),
     "export": Text(
         "Export",

@@ -68,8 +68,8 @@ def add_shape_keys(thing: bpy.types.Object, bundle: ResultBundle, part: Part) ->
 
 def identity_motions(bundle: ResultBundle, part: Part) -> dict[str, np.ndarray]:
     """(V, 3) how a shape component moves the part's vertices, Blender's axes, by the key's name."""
-    deltas = bundle.head.get("identity_deltas", ())
-    return {f"{IDENTITY_PREFIX}{number + 1:02d}": to_blender(delta[part.vertices]) for number, delta in enumerate(deltas)}
+    deltas = [to_blender(delta[part.vertices]) for delta in bundle.head.get("identity_deltas", ())]
+    return {f"{IDENTITY_PREFIX}{number + 1:02d}": delta for number, delta in enumerate(deltas)}
 
 
 def follow(thing: bpy.types.Object, leader: bpy.types.Object) -> None:

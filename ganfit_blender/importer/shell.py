@@ -12,13 +12,14 @@ from mathutils.kdtree import KDTree
 from .axes import srgb_to_linear, to_blender
 from .bundle import HAIR_SHELL, SKIN, ResultBundle
 from .hair import PHOTO_OFF
-from .mesh import UV_LAYERS, Part, neutral
+from .mesh import OBJECT_NAMES, UV_LAYERS, Part, neutral
 from .shape_keys import BASIS, IDENTITY_RANGE, identity_motions
 
 SHELL = "ganfit_hair_shell"  # on the object
 REPLACED = "ganfit_replaced"  # on it while it is hidden because strands stand in its place
 BEFORE = "ganfit_shell_before"  # on it in Match Photo: whether it was hidden, and which rays have met it
-NAME = "Hair"
+PART = "hair"  # its name among the parts where it is exported
+NAME = OBJECT_NAMES[PART]
 ROUGHNESS, SPECULAR = 0.55, 0.25
 PHOTO_RAYS = ("visible_shadow", "visible_diffuse")  # in Match Photo none of them meet it: the fit's hair has no shadow
 NEAR = 16  # vertices of the skin that a vertex takes its motion from
@@ -96,6 +97,8 @@ def build(bundle: ResultBundle, parts: list[Part], collection: bpy.types.Collect
 
 def carried(mesh: bpy.types.Mesh, points: np.ndarray, skin: np.ndarray, motions: np.ndarray) -> np.ndarray:
     """(K, H, 3) how the shell's points (H, 3) move with the skin below, whose vertices (V, 3) move by (K, V, 3)."""
+    if not len(points):
+        return np.zeros((len(motions), 0, 3), np.float32)
     tree = KDTree(len(skin))
     for number, place in enumerate(skin.tolist()):
         tree.insert(place, number)

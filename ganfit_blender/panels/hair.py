@@ -19,7 +19,7 @@ class GANFIT_PT_hair(SubPanel, bpy.types.Panel):
     bl_label = label("panel.hair")
 
     def draw(self, context: bpy.types.Context) -> None:
-        """The photo's hair, shown or not; Add Hair with its cuts; for hair that is there, length, thickness and colour."""
+        """The photo's hair, shown or not; Add Hair with its cuts; for strands, length, thickness and colour."""
         layout, person = self.layout, importer.active_person(context)
         thing = hair_curves.find(person) if person is not None else None
         standing = shell.find(person) if person is not None else None
