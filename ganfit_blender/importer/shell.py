@@ -9,6 +9,7 @@ import bpy
 import numpy as np
 from mathutils.kdtree import KDTree
 
+from . import textures
 from .axes import srgb_to_linear, to_blender
 from .bundle import HAIR_SHELL, SKIN, ResultBundle
 from .hair import PHOTO_OFF
@@ -22,9 +23,10 @@ PART = "hair"  # its name among the parts where it is exported
 NAME = OBJECT_NAMES[PART]
 ROUGHNESS, SPECULAR = 0.55, 0.25
 PHOTO_RAYS = ("visible_shadow", "visible_diffuse")  # in Match Photo none of them meet it: the fit's hair has no shadow
-NEAR = 16  # vertices of the skin that a vertex takes its motion from
+NEAR = 6  # vertices of the skin that a vertex takes its motion from
 SOFTENED = 10  # steps of averaging that motion over neighbours
 FAINT = 0.25  # cover below which a place's colour does not count
+BARE = 0.02  # faces without more cover than that are left out: the solid view shows faces whole
 
 
 def find(collection: bpy.types.Collection) -> bpy.types.Object | None:
@@ -88,10 +90,18 @@ def build(bundle: ResultBundle, parts: list[Part], collection: bpy.types.Collect
     image.name, image.alpha_mode = f"{bundle.name} hair shell", "CHANNEL_PACKED"
     image.pack()
     yield
-    thing = _make_object(bundle, collection)
-    thing.data.materials.append(_make_material(bundle.name, image))
+    pixels = textures.read_image(image)
+    covered = _covered(bundle.head["hair_uvs"], pixels[..., 3])
+    if not covered.any():
+        bpy.data.images.remove(image)
+        return None
+    vertices, corners = np.unique(bundle.head["hair_quads"][covered], return_inverse=True)
+    points = to_blender(bundle.head["hair_verts"][vertices])
     yield
-    _add_shape_keys(thing, bundle, next(part for part in parts if part.name == SKIN))
+    thing = _make_object(points, corners.reshape(-1, 4), bundle.head["hair_uvs"][covered], collection)
+    thing.data.materials.append(_make_material(bundle.name, image, pixels))
+    yield
+    _add_shape_keys(thing, points, bundle, next(part for part in parts if part.name == SKIN))
     return thing
 
 
@@ -119,19 +129,28 @@ def carried(mesh: bpy.types.Mesh, points: np.ndarray, skin: np.ndarray, motions:
     return moved.transpose(1, 0, 2).astype(np.float32)
 
 
-def _make_object(bundle: ResultBundle, collection: bpy.types.Collection) -> bpy.types.Object:
-    """Smooth quads as the fit has drawn them: without subdivision."""
-    head, mesh = bundle.head, bpy.data.meshes.new(NAME)
-    quads = head["hair_quads"]
-    mesh.vertices.add(len(head["hair_verts"]))
-    mesh.vertices.foreach_set("co", to_blender(head["hair_verts"]).ravel())
+def _covered(uvs: np.ndarray, cover: np.ndarray) -> np.ndarray:
+    """(P,) which of the faces, with corners (P, 4, 2), have some of the cover (H, W), row 0 at the bottom."""
+    size = np.array(cover.shape[::-1])
+    low = np.floor(uvs.min(1) * size - 0.5).astype(int).clip(0, size - 1)
+    high = np.ceil(uvs.max(1) * size + 0.5).astype(int).clip(low + 1, size)
+    return np.array([cover[bottom:top, left:right].max() > BARE
+                     for (left, bottom), (right, top) in zip(low.tolist(), high.tolist())])
+
+
+def _make_object(points: np.ndarray, quads: np.ndarray, uvs: np.ndarray,
+                 collection: bpy.types.Collection) -> bpy.types.Object:
+    """Smooth quads as the fit has drawn them, without subdivision: points (H, 3), corners (P, 4), UVs (P, 4, 2)."""
+    mesh = bpy.data.meshes.new(NAME)
+    mesh.vertices.add(len(points))
+    mesh.vertices.foreach_set("co", points.ravel())
     mesh.loops.add(quads.size)
     mesh.loops.foreach_set("vertex_index", quads.astype(np.int32).ravel())
     mesh.polygons.add(len(quads))
     mesh.polygons.foreach_set("loop_start", np.arange(0, quads.size, 4, dtype=np.int32))
     mesh.update(calc_edges=True)
     layer = mesh.uv_layers.new(name=next(iter(UV_LAYERS)), do_init=False)
-    layer.uv.foreach_set("vector", np.ascontiguousarray(head["hair_uvs"], np.float32).ravel())
+    layer.uv.foreach_set("vector", np.ascontiguousarray(uvs, np.float32).ravel())
     mesh.shade_smooth()
     if mesh.validate():
         print(f"GANFIT: the mesh of {NAME} had errors, which Blender has removed")
@@ -141,12 +160,11 @@ def _make_object(bundle: ResultBundle, collection: bpy.types.Collection) -> bpy.
     return thing
 
 
-def _add_shape_keys(thing: bpy.types.Object, bundle: ResultBundle, skin: Part) -> None:
-    """The shape components, as the skin below has them."""
+def _add_shape_keys(thing: bpy.types.Object, basis: np.ndarray, bundle: ResultBundle, skin: Part) -> None:
+    """The shape components, as the skin below the basis (H, 3) has them."""
     motions = identity_motions(bundle, skin)
-    if not motions or len(thing.data.vertices) != len(bundle.head["hair_verts"]):
+    if not motions or len(thing.data.vertices) != len(basis):
         return
-    basis = to_blender(bundle.head["hair_verts"])
     moved = carried(thing.data, basis, neutral(bundle)[skin.vertices], np.array(list(motions.values())))
     thing.shape_key_add(name=BASIS, from_mix=False)
     for name, delta in zip(motions, moved):
@@ -157,8 +175,8 @@ def _add_shape_keys(thing: bpy.types.Object, bundle: ResultBundle, skin: Part) -
     thing.data.shape_keys.name = thing.name
 
 
-def _make_material(person: str, image: bpy.types.Image) -> bpy.types.Material:
-    """Principled with the picture's colour and cover."""
+def _make_material(person: str, image: bpy.types.Image, pixels: np.ndarray) -> bpy.types.Material:
+    """Principled with the picture's colour and cover, whose pixels are (H, W, 4)."""
     material = bpy.data.materials.new(f"{person} hair shell")
     if bpy.app.version < (5, 0, 0):
         material.use_nodes = True
@@ -182,7 +200,7 @@ def _make_material(person: str, image: bpy.types.Image) -> bpy.types.Material:
     ):
         links.new(source, target)
     nodes.active = texture
-    material.diffuse_color = (*_mean_color(image), 1.0)  # what the solid view shows
+    material.diffuse_color = (*_mean_color(pixels), 1.0)  # what the solid view shows
     return material
 
 
@@ -209,10 +227,8 @@ def _inside_in_photo(material: bpy.types.Material, texture: bpy.types.ShaderNode
     return mix.outputs[0]
 
 
-def _mean_color(image: bpy.types.Image) -> list[float]:
-    """Linear mean colour of what the picture covers."""
-    pixels = np.empty(image.size[0] * image.size[1] * 4, np.float32)
-    image.pixels.foreach_get(pixels)
-    pixels = pixels.reshape(image.size[1], image.size[0], 4)[::4, ::4].reshape(-1, 4)
+def _mean_color(pixels: np.ndarray) -> list[float]:
+    """Linear mean colour of what a picture (H, W, 4) covers."""
+    pixels = pixels[::4, ::4].reshape(-1, 4)
     covered = pixels[pixels[:, 3] > FAINT, :3]
     return srgb_to_linear(covered if len(covered) else pixels[:, :3]).mean(0).tolist()

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Imports a head whose hair stands off it, changes head and hair in all ways, exports both; writes what came of it.
 
-The argument is JSON: zip, bundle (of the real head with a shell), plain (the same without), egg (a small head with a
-shell), broken (folders of damaged bundles), out (folder), samples.
+The argument is JSON: zip, bundle (of the real head with a shell), without (folders of bundles without), egg (a small
+head with a shell), broken (folders of damaged bundles), out (folder), samples.
 """
 
 from __future__ import annotations
@@ -66,8 +66,11 @@ def heights() -> np.ndarray:
 
 def imported(job: dict) -> None:
     """What the object is."""
-    person(job["plain"])
-    report["plain"] = shell() is None
+    report["without"] = []
+    for folder in job["without"]:
+        person(folder)
+        lost = [image for image in bpy.data.images if "shell" in image.name]
+        report["without"].append([shell() is not None, len(lost)])
     collection = person(job["bundle"])
     thing = shell()
     mesh, material = thing.data, thing.data.materials[0]
