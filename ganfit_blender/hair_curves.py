@@ -12,10 +12,9 @@ from .errors import AddonError
 from .importer import hair, shell
 from .importer import scene as importer
 from .importer.mesh import UV_LAYERS
-from .importer.scene import HAIR
+from .importer.scene import HAIR, SHOWN
 from .ui_strings import label, tip
 
-LAYER_BEFORE = "ganfit_layer_before"  # on the hair: how strong the layer with the photo's hair was
 REST_BEFORE = "ganfit_rest_before"  # on the hair: whether the head had a rest position of its own
 GROUP = "GANFIT Hair"
 LENGTH, THICKNESS = label("hair_left"), label("hair_thickness")
@@ -52,11 +51,11 @@ def add(collection: bpy.types.Collection, cut: str, length: float, count: int, s
         _set_shade(head, SHADE_SHARE * color)
     before = bool(old[REST_BEFORE]) if old is not None else head.add_rest_position_attribute
     remove(collection)
-    layer = _layer_strength(head)
+    layer = hair.layer_strength(head.active_material)
     thing = bpy.data.objects.new("Strands", _curves(made, head))
     thing[HAIR], thing[REST_BEFORE] = cut, before
     if layer is not None:  # the photo's hair, flat on forehead and temples, would show between the strands
-        thing[LAYER_BEFORE], layer.default_value = layer.default_value, 0.0
+        thing[hair.LAYER_BEFORE], layer.default_value = layer.default_value, 0.0
     shell.give_way(collection, True)
     _set_rooted(head, skull)
     head.add_rest_position_attribute = True
@@ -75,9 +74,9 @@ def remove(collection: bpy.types.Collection) -> None:
     shell.give_way(collection, False)
     if head is not None:
         head.add_rest_position_attribute = bool(thing[REST_BEFORE])
-        layer = _layer_strength(head)
-        if layer is not None and LAYER_BEFORE in thing:
-            layer.default_value = thing[LAYER_BEFORE]
+        layer = hair.layer_strength(head.active_material)
+        if layer is not None and hair.LAYER_BEFORE in thing and SHOWN not in thing:
+            layer.default_value = thing[hair.LAYER_BEFORE]
         rooted = head.data.attributes.get(hair.ROOTED)
         if rooted is not None:
             head.data.attributes.remove(rooted)
@@ -250,14 +249,6 @@ def _material(name: str, color: np.ndarray) -> bpy.types.Material:
         fibre.inputs[socket].default_value = value
     material.diffuse_color = linear
     return material
-
-
-def _layer_strength(head: bpy.types.Object) -> bpy.types.NodeSocket | None:
-    """The strength of the layer with the photo's hair, where the head has one."""
-    material = head.active_material
-    if hair.photo_layer(material) is None or hair.SHADE not in material.node_tree.nodes:
-        return None
-    return material.node_tree.nodes[hair.SHADE].inputs[1]
 
 
 def _set_shade(head: bpy.types.Object, color: np.ndarray) -> None:

@@ -122,8 +122,8 @@ def test_strands_take_the_layer_s_colour_and_its_place(haired):
     """The photo's own hair, which lies flat on the skin, gives way to strands of its colour and comes back."""
     found = haired.report["layer"]
     np.testing.assert_allclose(found["color"], srgb_to_linear(np.array(LAYER) / 255), rtol=0.02)
-    assert found["strengths"] == pytest.approx([0.75, 0, 0, 0.75])
-    assert found["rooted"] == [False, True, True, False], "skin is shaded between strands, and only there"
+    assert found["strengths"] == pytest.approx([0.75, 0, 0, 0.75, 0, 0.75, 0.75, 0.75])
+    assert found["rooted"] == [False, *[True] * 5, False, False], "skin is shaded between strands, and only there"
 
 
 def test_a_bald_photo_leaves_the_brows_colour(haired):

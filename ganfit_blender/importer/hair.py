@@ -18,6 +18,7 @@ SHADE = "Hair Shade"  # the node with the strength
 MIX = "Hair Mix"  # the node that lays the hair's colour over the albedo
 MASK = "Hair Mask"
 UNDER = "Hair Under"  # the node that lays a shade over the skin where strands are rooted
+LAYER_BEFORE = "ganfit_layer_before"  # on strands: how strong the photo's layer was; in Match Photo, what it becomes
 ROOTED = "hair_rooted"  # the attribute that says where that is, 0 to 1
 PHOTO_OFF = "ganfit_photo_off"  # on nodes: numbers of the inputs that are 0 in Match Photo, whose light is diffuse
 SIZE = 512
@@ -137,6 +138,13 @@ def photo_layer(material: bpy.types.Material | None) -> bpy.types.Image | None:
         return None
     image = nodes[MASK].image
     return image if image is not None and image.size[0] else None
+
+
+def layer_strength(material: bpy.types.Material | None) -> bpy.types.NodeSocket | None:
+    """The strength of the layer with the photo's hair, where there is one."""
+    if photo_layer(material) is None or SHADE not in material.node_tree.nodes:
+        return None
+    return material.node_tree.nodes[SHADE].inputs[1]
 
 
 def compose(material: bpy.types.Material, albedo: np.ndarray) -> np.ndarray:

@@ -279,7 +279,7 @@ def set_value(scene: bpy.types.Scene, path: str, value: Any) -> None:
 def _photo_look(collection: bpy.types.Collection, on: bool) -> None:
     for thing in list(collection.all_objects):  # hiding one rebuilds Blender's own list
         if HAIR in thing:
-            _hide_hair(thing, on)
+            _hide_hair(thing, on, head_of(collection))
             continue
         if shell.SHELL in thing:
             shell.set_photo_look(thing, on)
@@ -288,13 +288,16 @@ def _photo_look(collection: bpy.types.Collection, on: bool) -> None:
                 material.set_photo_look(slot.material, on)
 
 
-def _hide_hair(thing: bpy.types.Object, on: bool) -> None:
-    """Hides hair that is shown, and shows again what this has hidden."""
+def _hide_hair(thing: bpy.types.Object, on: bool, head: bpy.types.Object | None) -> None:
+    """Hides strands that are shown, and shows again what this has hidden; the photo's flat layer stands in for them."""
     if on and not thing.hide_render:
         thing[SHOWN] = True
-        thing.hide_render = thing.hide_viewport = True
-    elif not on and thing.pop(SHOWN, False):
-        thing.hide_render = thing.hide_viewport = False
+    elif on or not thing.pop(SHOWN, False):
+        return
+    thing.hide_render = thing.hide_viewport = on
+    layer = hair.layer_strength(head.active_material) if head is not None else None
+    if layer is not None and hair.LAYER_BEFORE in thing:
+        layer.default_value, thing[hair.LAYER_BEFORE] = thing[hair.LAYER_BEFORE], layer.default_value
 
 
 def set_view_expression(head: bpy.types.Object, view: int) -> None:

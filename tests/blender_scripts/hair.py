@@ -199,15 +199,17 @@ def radiance(out: Path) -> None:
 
 
 def layer(folder: str) -> None:
-    """A head with the photo's hair as a layer: how strong it is before, with strands, with others, and after; whether
-    the skin knows where strands are rooted."""
+    """A head with the photo's hair as a layer: how strong it is before, with strands, with others, in Match Photo, out
+    of it, in it again, there without strands, and after; whether the skin knows where strands are rooted."""
     report["layer"] = {"color": color(folder)["color"]}
     empty_scene()
     bpy.ops.ganfit.import_result(directory=folder, match=False)
     socket = head().active_material.node_tree.nodes["Hair Shade"].inputs[1]
     socket.default_value, strengths, rooted = 0.75, [], []
     for act in (lambda: None, lambda: bpy.ops.ganfit.add_hair(cut="short", count=COUNT),
-                lambda: bpy.ops.ganfit.add_hair(cut="side", count=COUNT), bpy.ops.ganfit.remove_hair):
+                lambda: bpy.ops.ganfit.add_hair(cut="side", count=COUNT), bpy.ops.ganfit.match_photo,
+                bpy.ops.ganfit.match_photo, bpy.ops.ganfit.match_photo, bpy.ops.ganfit.remove_hair,
+                bpy.ops.ganfit.match_photo):
         act()
         strengths.append(head().active_material.node_tree.nodes["Hair Shade"].inputs[1].default_value)
         rooted.append("hair_rooted" in head().data.attributes)
