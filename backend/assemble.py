@@ -96,9 +96,17 @@ def picture(scene: Assembled, view: int, camera: Camera, lights: Lights | None =
         return with_shell(scene.person.raster, head, scene.shell, camera, lights)
 
 
-def head_box(scene: Assembled, view: int) -> tuple[float, float, float]:
-    """(x0, y0, side) of the square that holds the projected head in a photo, with a margin, pixels."""
-    points = scene.cameras[view].project(scene.verts1[view:view + 1])[0]
+def points_of(scene: Assembled, view: int) -> Tensor:
+    """(N, 3) everything that a picture of a view shows, metres: the head and what there is of its hair."""
+    head = scene.verts1[view]
+    return head if scene.shell is None else torch.cat([head, scene.shell.covered])
+
+
+def head_box(scene: Assembled, view: int, bare: bool = False) -> tuple[float, float, float]:
+    """(x0, y0, side) of the square that holds the projected head, `bare` or with its hair, in a photo, with a margin,
+    pixels."""
+    shown = scene.verts1[view] if bare else points_of(scene, view)
+    points = scene.cameras[view].project(shown[None])[0]
     low, high = points.min(0).values, points.max(0).values
     side = float((high - low).max()) * 1.04
     centre = (low + high) / 2

@@ -7,7 +7,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from backend.assemble import Assembled, head_box, picture
+from backend.assemble import Assembled, head_box, picture, points_of
 from backend.networks.crop import crop_photo
 from backend.render.camera import Camera
 from backend.render.lights import Lights
@@ -37,7 +37,7 @@ def soft_light(device: torch.device) -> Lights:
 def orbit(scene: Assembled, yaw: float, size: int, device: torch.device) -> Camera:
     """A camera 1 m away that the head fills, `yaw` degrees around it (positive shows the subject's left)."""
     angle = math.radians(yaw)
-    points = scene.verts1[0]
+    points = points_of(scene, 0)
     centre = ((points.min(0).values + points.max(0).values) / 2)[None]
     radius = float((points - centre).norm(dim=1).max())
     away = torch.tensor([[math.sin(angle), 0.0, math.cos(angle)]], device=device)

@@ -13,7 +13,7 @@ pytest.importorskip("backend.head.model")
 
 from test_refine import Sitter, sitter  # noqa: E402, F401
 
-from backend.assemble import Assembled, picture  # noqa: E402
+from backend.assemble import Assembled, full_render, head_box, picture  # noqa: E402
 from backend.refine import volume  # noqa: E402
 from backend.refine.matte import SIDE, Matte, hair_matte  # noqa: E402
 from backend.refine.refine import WORK_SIZE, refine, region_maps  # noqa: E402
@@ -227,3 +227,18 @@ def test_refining_gives_it_unless_hair_is_left_out(sitter: Sitter) -> None:  # n
     seen, wanted = (picture(s, 0, s.cameras[0]).alpha for s in (found, truth))
     assert overlap(seen, wanted) > 0.95
     assert refine(sitter.scene, [photo], WORK_SIZE, 0, with_hair=False).shell is None
+
+
+def test_pictures_hold_all_of_it(sitter: Sitter) -> None:  # noqa: F811
+    """The render of the photo's size, and its box, end with the hair and not with the head."""
+    shell = wig(sitter.scene, 0.05)
+    scene = dataclasses.replace(sitter.scene, shell=shell)
+    places = scene.cameras[0].project(shell.covered[None])[0]
+    x0, y0, side = head_box(scene, 0)
+    assert (places >= torch.tensor([x0, y0])).all() and (places <= torch.tensor([x0 + side, y0 + side])).all()
+    assert head_box(scene, 0, bare=True) == head_box(sitter.scene, 0)
+    whole = picture(scene, 0, scene.cameras[0]).alpha[0, ..., 0].numpy() > 0.5
+    drawn = full_render(scene, 0)[..., 3] > 127
+    assert (whole ^ drawn).mean() < 0.001
+    ring = np.abs(shell.texture[0, 3].numpy() - 1) < 0.5
+    assert len(shell.covered) == pytest.approx(ring.mean() * len(shell.verts), rel=0.1)

@@ -204,7 +204,7 @@ def _decide(seen: _Scene, colours: np.ndarray, shaded: np.ndarray, skin: np.ndar
 
 
 def _window(scene: Assembled, view: int) -> tuple[float, float, float]:
-    x0, y0, side = head_box(scene, view)
+    x0, y0, side = head_box(scene, view, bare=True)
     left, top, grown = WINDOW
     return x0 - left * side, y0 - top * side, grown * side
 

@@ -39,6 +39,13 @@ class Shell:
         return torch.cat([self.quads[:, [0, 1, 2]], self.quads[:, [0, 2, 3]]])
 
     @cached_property
+    def covered(self) -> torch.Tensor:
+        """(N, 3) the corners of quads that are at least half covered somewhere at their corners."""
+        places = self.corner_uv.new_tensor([2.0, -2.0]) * self.corner_uv[None] - self.corner_uv.new_tensor([1.0, -1.0])
+        cover = torch.nn.functional.grid_sample(self.texture[:, 3:], places, "bilinear", "border", align_corners=False)
+        return self.verts[self.quads[(cover[0, 0] >= 0.5).any(1)].unique()]
+
+    @cached_property
     def unwelded(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Vertex (N,) of each pair of a vertex and a place in the texture, these places (N, 2), triangles (T, 3) int32
         of such pairs: what a renderer or a file with one UV a vertex takes."""
