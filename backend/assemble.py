@@ -96,16 +96,12 @@ def picture(scene: Assembled, view: int, camera: Camera, lights: Lights | None =
         return with_shell(scene.person.raster, head, scene.shell, camera, lights)
 
 
-def points_of(scene: Assembled, view: int) -> Tensor:
-    """(N, 3) everything that a picture of a view shows, metres: the head and what there is of its hair."""
-    head = scene.verts1[view]
-    return head if scene.shell is None else torch.cat([head, scene.shell.covered])
-
-
 def head_box(scene: Assembled, view: int, bare: bool = False) -> tuple[float, float, float]:
     """(x0, y0, side) of the square that holds the projected head, `bare` or with its hair, in a photo, with a margin,
     pixels."""
-    shown = scene.verts1[view] if bare else points_of(scene, view)
+    shown = scene.verts1[view]
+    if scene.shell is not None and not bare:
+        shown = torch.cat([shown, scene.shell.covered])
     points = scene.cameras[view].project(shown[None])[0]
     low, high = points.min(0).values, points.max(0).values
     side = float((high - low).max()) * 1.04

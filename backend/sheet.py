@@ -7,7 +7,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from backend.assemble import Assembled, head_box, picture, points_of
+from backend.assemble import Assembled, head_box, picture
 from backend.networks.crop import crop_photo
 from backend.render.camera import Camera
 from backend.render.lights import Lights
@@ -16,6 +16,9 @@ CELL = 320
 """Side of one picture of the sheet, pixels."""
 TITLES = ("Photo", "Fit, with light", "Fit, without light", "Difference", "Geometry", "Albedo", "Subject's right",
           "Subject's left")
+HAIR_ROOM = 0.25
+"""How much larger a picture's frame is for hair, in sides of the bare head's: the same for all, so that heads of people
+compare, whatever their hair."""
 NEW_VIEW_YAW = 40.0
 """Degrees by which the two new views are turned."""
 
@@ -37,11 +40,12 @@ def soft_light(device: torch.device) -> Lights:
 def orbit(scene: Assembled, yaw: float, size: int, device: torch.device) -> Camera:
     """A camera 1 m away that the head fills, `yaw` degrees around it (positive shows the subject's left)."""
     angle = math.radians(yaw)
-    points = points_of(scene, 0)
+    points = scene.verts1[0]
     centre = ((points.min(0).values + points.max(0).values) / 2)[None]
     radius = float((points - centre).norm(dim=1).max())
     away = torch.tensor([[math.sin(angle), 0.0, math.cos(angle)]], device=device)
-    return Camera.look_at(centre + away, centre, 2 * math.atan(radius * 0.95), (size, size))
+    room = 1.0 if scene.shell is None else 1 + HAIR_ROOM
+    return Camera.look_at(centre + away, centre, 2 * math.atan(radius * 0.95 * room), (size, size))
 
 
 def contact_sheet(scene: Assembled, photos: list[np.ndarray]) -> np.ndarray:
@@ -54,7 +58,9 @@ def contact_sheet(scene: Assembled, photos: list[np.ndarray]) -> np.ndarray:
 def _cells(scene: Assembled, view: int, photo: np.ndarray) -> list[np.ndarray]:
     """The eight pictures of one view, (CELL, CELL, 3) uint8 each."""
     device = scene.verts1.device
-    x0, y0, side = head_box(scene, view)
+    x0, y0, side = head_box(scene, view, bare=True)
+    room = 0.0 if scene.shell is None else HAIR_ROOM * side
+    x0, y0, side = x0 - room / 2, y0 - 0.7 * room, side + room
     transform = torch.tensor([[side / CELL, 0, x0], [0, side / CELL, y0]])
     background = crop_photo(photo, transform, CELL).permute(0, 2, 3, 1).to(device)
     camera = scene.cameras[view].crop(x0, y0, CELL / side, (CELL, CELL))

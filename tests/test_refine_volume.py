@@ -15,11 +15,12 @@ from test_refine import Sitter, sitter  # noqa: E402, F401
 
 from backend.assemble import Assembled, full_render, head_box, picture  # noqa: E402
 from backend.refine import volume  # noqa: E402
+from backend.refine.hair import HAIR_FACING, HAIR_RIM, seen_hair, skin_colour  # noqa: E402
 from backend.refine.matte import SIDE, Matte, hair_matte  # noqa: E402
-from backend.refine.refine import WORK_SIZE, refine, region_maps  # noqa: E402
+from backend.refine.refine import WORK_SIZE, _unwrap, refine, region_maps  # noqa: E402
 from backend.refine.volume import COLUMNS, DOME, ROWS, TEXTURE, hair_shell, skull_of  # noqa: E402
 from backend.render.camera import Camera  # noqa: E402
-from backend.render.color import linear_to_srgb  # noqa: E402
+from backend.render.color import linear_to_srgb, srgb_to_linear  # noqa: E402
 from backend.render.shell import Shell  # noqa: E402
 from backend.sheet import orbit, soft_light  # noqa: E402
 
@@ -29,9 +30,9 @@ THICK = 0.025
 
 
 def wig(scene: Assembled, thick: float = THICK, colour: tuple[float, ...] = BROWN,
-        down_to: float | None = None) -> Shell:
-    """Hair of even thickness over the scalp; with `down_to` (height, metres) also a curtain beside and behind the
-    head, as far out as the hair above the ears."""
+        down_to: float | None = None, contrast: float = 0.15) -> Shell:
+    """Hair of even thickness over the scalp, of strands with a contrast; with `down_to` (height, metres) also a curtain
+    beside and behind the head, as far out as the hair above the ears."""
     skull = skull_of(scene)
     origin, outward = skull.chart.rays()
     radius, cover = skull.bare + thick, (skull.scalp > 0.5).astype(float)
@@ -40,7 +41,7 @@ def wig(scene: Assembled, thick: float = THICK, colour: tuple[float, ...] = BROW
         hangs = (np.arange(ROWS)[:, None] >= DOME - 6) & (origin[..., 1] > down_to) & (np.abs(volume.angles()) > 1.2)
         cover = np.maximum(cover, hangs)
     points = origin + outward * volume._soft(volume._poled(radius), 1.0)[..., None]
-    strands = np.exp(0.15 * volume._noise(((20, 1.0),), 7))[..., None]
+    strands = np.exp(contrast * volume._noise(((20, 1.0),), 7))[..., None]
     rgb = linear_to_srgb(torch.from_numpy(np.array(colour) * strands).clamp(0, 1)).numpy()
     return volume._mesh(points, np.concatenate([rgb, volume._upsampled(cover[..., None])], -1), scene)
 
@@ -67,7 +68,14 @@ def matte_of(scene: Assembled, hair: np.ndarray) -> Matte:
 def found_in(sitter: Sitter, scene: Assembled) -> Shell | None:  # noqa: F811
     """The shell of a photo of the scene, with a perfect matte."""
     photo, hair = photo_of(scene)
-    return hair_shell(sitter.scene, [matte_of(scene, hair)], [photo], region_maps(sitter.person, WORK_SIZE))
+    return hair_shell(sitter.scene, [matte_of(scene, hair)], [photo], skin_of(sitter))
+
+
+def skin_of(sitter: Sitter, *names: str) -> np.ndarray:  # noqa: F811
+    """(3,) log of the linear albedo of regions, the forehead if none is named."""
+    regions = region_maps(sitter.person, WORK_SIZE)
+    where = torch.cat([regions[n] for n in names or ("forehead",)]).amax(0)[0] > 0.5
+    return srgb_to_linear(sitter.scene.generated[0][:, where].median(1).values).log().numpy()
 
 
 def turned(scene: Assembled, yaw: float) -> Camera:
@@ -126,6 +134,18 @@ def test_the_face_stays_free(sitter: Sitter) -> None:  # noqa: F811
         assert hidden.float().mean() < 0.02, yaw
 
 
+def test_the_skin_is_what_the_photo_shows_bare(sitter: Sitter) -> None:  # noqa: F811
+    """Also below a fringe."""
+    regions = region_maps(sitter.person, WORK_SIZE)
+    photo, hair = photo_of(dataclasses.replace(sitter.scene, shell=wig(sitter.scene)))
+    laid = _unwrap(sitter.scene, 0, photo, WORK_SIZE, HAIR_FACING, HAIR_RIM)
+    seen = seen_hair(laid, matte_of(sitter.scene, hair), regions)
+    assert skin_colour([seen], regions) == pytest.approx(skin_of(sitter, "forehead", "cheek"), abs=0.1)
+    fringe = (regions["forehead"] + regions["cheek"] > 0).float()
+    hidden = dataclasses.replace(seen, over=torch.maximum(seen.over, fringe))
+    assert skin_colour([hidden], regions) == pytest.approx(skin_of(sitter, "face"), abs=0.1)
+
+
 def test_light_is_not_in_its_colour(sitter: Sitter) -> None:  # noqa: F811
     """Under a warm sun from one side the albedo is the same at both."""
     shell = found_in(sitter, dataclasses.replace(sitter.scene, shell=wig(sitter.scene)))
@@ -139,26 +159,25 @@ def test_light_is_not_in_its_colour(sitter: Sitter) -> None:  # noqa: F811
         assert median == pytest.approx(np.array(BROWN), rel=0.25, abs=0.004)
 
 
-def test_none_for_a_bald_head_and_for_hair_like_skin(sitter: Sitter) -> None:  # noqa: F811
-    regions = region_maps(sitter.person, WORK_SIZE)
+def test_none_for_a_bald_head_and_for_what_is_like_skin(sitter: Sitter) -> None:  # noqa: F811
     photo, _ = photo_of(sitter.scene)
     nothing = matte_of(sitter.scene, np.zeros(photo.shape[:2], bool))
-    assert hair_shell(sitter.scene, [nothing], [photo], regions) is None
-    forehead = (regions["forehead"] > 0.5)[0, 0]
-    linear = sitter.scene.generated[0][:, forehead].median(1).values.pow(2.2)
-    alike = wig(sitter.scene, colour=tuple(linear.tolist()))
-    assert found_in(sitter, dataclasses.replace(sitter.scene, shell=alike)) is None
+    assert hair_shell(sitter.scene, [nothing], [photo], skin_of(sitter)) is None
+    colour = tuple(np.exp(skin_of(sitter)).tolist())
+    for contrast, is_hair in ((0.0, False), (0.4, True)):
+        alike = wig(sitter.scene, colour=colour, contrast=contrast)
+        assert (found_in(sitter, dataclasses.replace(sitter.scene, shell=alike)) is not None) == is_hair
 
 
 def test_two_photos_agree_with_one(sitter: Sitter) -> None:  # noqa: F811
     """The same photo twice gives the same hair, and twice the same run the same bits."""
     truth = dataclasses.replace(sitter.scene, shell=wig(sitter.scene))
     photo, hair = photo_of(truth)
-    matte, regions, scene = matte_of(truth, hair), region_maps(sitter.person, WORK_SIZE), sitter.scene
+    matte, skin, scene = matte_of(truth, hair), skin_of(sitter), sitter.scene
     twice = dataclasses.replace(scene, verts1=scene.verts1.repeat(2, 1, 1), cameras=2 * scene.cameras,
                                 lights=2 * scene.lights)
-    one, again = (hair_shell(scene, [matte], [photo], regions) for _ in range(2))
-    two = hair_shell(twice, [matte, matte], [photo, photo], regions)
+    one, again = (hair_shell(scene, [matte], [photo], skin) for _ in range(2))
+    two = hair_shell(twice, [matte, matte], [photo, photo], skin)
     assert one is not None and again is not None and two is not None
     assert torch.equal(one.verts, again.verts) and torch.equal(one.texture, again.texture)
     assert (one.verts - two.verts).norm(dim=-1).max() < 0.003

@@ -13,7 +13,7 @@ from backend.assemble import Assembled
 from backend.fit.person import Person
 from backend.fit.views import is_grey
 from backend.refine.grain import grain, octaves, resized
-from backend.refine.hair import HAIR_FACING, HAIR_RIM, hair_layer, seen_hair
+from backend.refine.hair import HAIR_FACING, HAIR_RIM, hair_layer, seen_hair, skin_colour
 from backend.refine.matte import hair_matte, scalp_reach
 from backend.refine.pyramid import Bands, filled, join, split, up
 from backend.refine.skin import FEATURES, luma, residual, skin_trust
@@ -80,7 +80,7 @@ def refine(scene: Assembled, photos: list[np.ndarray], size: int, seed: int, wit
     relief = relief + RELIEF_OF_DETAIL * up(luma(_weighted(bands, work, slice(RELIEF_OCTAVES))), size)
     large = {name: up(mask, size) for name, mask in regions.items()}
     layer = hair_layer(hair, regions) if with_hair else None
-    shell = hair_shell(scene, mattes, photos, regions) if layer is not None else None
+    shell = hair_shell(scene, mattes, photos, skin_colour(hair, regions)) if layer is not None else None
     return replace(scene, texture=_eight_bits(linear_to_srgb(albedo)), normal=_eight_bits(normal_map(relief, mm)),
                    roughness=_eight_bits(roughness_map(large, relief)), hair=layer, shell=shell)
 

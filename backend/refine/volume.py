@@ -18,7 +18,6 @@ from scipy.sparse.linalg import spsolve
 
 from backend.assemble import Assembled
 from backend.glb import inner_skin
-from backend.refine.grain import resized
 from backend.refine.matte import HAIR, Matte
 from backend.refine.pyramid import filled
 from backend.render.color import linear_to_srgb, srgb_to_linear
@@ -74,15 +73,15 @@ MIDDLE = 0.85
 """Share of the median colour in what is not seen."""
 STRANDS = ((60, 1.0), (90, 2.5), (120, 6.0))
 """Lengths and widths of strands, texels, that are drawn where nothing is seen."""
-STRAND_CONTRAST = (0.15, 0.35)
-"""Their contrast where too little is seen to measure it, and the largest."""
+STRAND_CONTRAST, STRAND = 0.35, 8
+"""Their largest contrast; width of what they are measured against, texels."""
 RAGGED = 0.25
 """How uneven ends are that are not seen."""
 SLIT = 81
 """Width of slits that are closed, texels."""
-BALD, ALIKE = 0.01, 0.3
-"""Least share of the texture that has to be seen as hair; difference of hair and skin in log colour under which there
-is none."""
+BALD, ALIKE, SMOOTH = 0.01, 0.8, 0.07
+"""Least share of the texture that has to be seen as hair; difference of hair and skin in log colour, and contrast of
+the hair, under which both there is none."""
 Map = np.ndarray
 
 
@@ -180,10 +179,11 @@ class Look:
 
 @torch.no_grad()
 def hair_shell(scene: Assembled, mattes: Sequence[Matte], photos: Sequence[np.ndarray],
-               regions: dict[str, torch.Tensor]) -> Shell | None:
+               skin: np.ndarray) -> Shell | None:
     """The hair of a head as a shell around it, or None for a head without hair. Deterministic.
 
-    mattes, photos ((H, W, 3) uint8): one per view of the scene. regions: `refine.region_maps`.
+    mattes, photos ((H, W, 3) uint8): one per view of the scene. skin: (3,) log of the skin's linear albedo in them, see
+    `hair.skin_colour`.
     """
     skull = skull_of(scene)
     views = [_look(scene, number, matte, photo.shape[1::-1])
@@ -203,7 +203,7 @@ def hair_shell(scene: Assembled, mattes: Sequence[Matte], photos: Sequence[np.nd
     radius = _soft(_poled(radius), 0.7)
     origin, outward = skull.chart.rays()
     points = origin + outward * _poled(radius)[..., None]
-    texture = _texture(scene, skull, views, photos, points, prior, allowed, long, _skin_colour(scene, regions))
+    texture = _texture(scene, skull, views, photos, points, prior, allowed, long, skin)
     return None if texture is None else _mesh(points, texture, scene)
 
 
@@ -382,9 +382,13 @@ def _texture(scene: Assembled, skull: Skull, views: Sequence[Look], photos: Sequ
         pure = inside * _smoothstep(facing, *PURE_FACING) * _smoothstep(clean[..., 0], *PURE)
         colour.add(_albedo(scene, number, photo, pixel, places, normals), pure[..., None])
     own = colour.known[..., 0] > 0.5
-    if own.mean() < BALD or np.linalg.norm(np.median(colour.value[own], 0) - skin_colour) < ALIKE:
+    if own.mean() < BALD:
         return None
-    rgb = _completed(colour.value, colour.known[..., :1])
+    contrast = _contrast(colour.value.mean(-1), own)
+    unlike = np.linalg.norm(np.median(colour.value[own], 0) - skin_colour)
+    if unlike < ALIKE and contrast < SMOOTH:
+        return None
+    rgb = _completed(colour.value, colour.known[..., :1], contrast)
     seen, alpha = cover.known, cover.value
     other = seen[:, ::-1] * (1 - seen)
     rest = _ragged(_upsampled(prior[..., None])[..., 0])
@@ -411,16 +415,17 @@ def _albedo(scene: Assembled, number: int, photo: np.ndarray, pixel: np.ndarray,
     return np.log(np.clip(linear / np.maximum(shade, 1e-3), DARKEST, 1))
 
 
-def _skin_colour(scene: Assembled, regions: dict[str, torch.Tensor]) -> np.ndarray:
-    """(3,) log-linear colour of the forehead and cheeks in the generator's map."""
-    bare = (torch.maximum(regions["forehead"], regions["cheek"]) > 0.5)[0, 0].cpu().numpy()
-    linear = _host(srgb_to_linear(resized(scene.generated, len(bare))))[0].transpose(1, 2, 0)
-    return np.log(np.clip(np.median(linear[bare], 0), DARKEST, 1))
+def _contrast(light: np.ndarray, own: np.ndarray) -> float:
+    """Deviation of a log lightness (H, W) from its surroundings, where `own` (H, W) bool."""
+    weight = ndimage.gaussian_filter(own.astype(float), STRAND)
+    around = ndimage.gaussian_filter(np.where(own, light, 0.0), STRAND) / np.maximum(weight, 1e-6)
+    inside = ndimage.binary_erosion(own, iterations=STRAND // 2)
+    return float((light - around)[inside if inside.any() else own].std())
 
 
-def _completed(colour: np.ndarray, own: np.ndarray) -> np.ndarray:
+def _completed(colour: np.ndarray, own: np.ndarray, contrast: float) -> np.ndarray:
     """(H, W, 3) sRGB: log colours where `own` (H, W, 1), else those of the other side, else of the neighbourhood and
-    the median, with strands as contrasty as those seen."""
+    the median, with strands of this contrast."""
     other = own[:, ::-1] * (1 - own)
     known = np.clip(own + other, 0, 1)
 
@@ -429,13 +434,9 @@ def _completed(colour: np.ndarray, own: np.ndarray) -> np.ndarray:
 
     mixed = own * colour + other * colour[:, ::-1]
     whole = filled(tensor(mixed), tensor(own + other), tensor(known))[0].permute(1, 2, 0).numpy()
-    sure = own[..., 0] > 0.9
-    contrast = STRAND_CONTRAST[0]
-    if sure.sum() > 500:
-        whole = known * whole + (1 - known) * ((1 - MIDDLE) * whole + MIDDLE * np.median(colour[sure], 0))
-        light = np.where(sure, colour.mean(-1), whole.mean(-1))
-        contrast = float((light - ndimage.gaussian_filter(light, 8))[sure].std())
-    strands = _noise(STRANDS, 0) * min(contrast, STRAND_CONTRAST[1])
+    middle = np.median(colour[own[..., 0] > 0.5], 0)
+    whole = known * whole + (1 - known) * ((1 - MIDDLE) * whole + MIDDLE * middle)
+    strands = _noise(STRANDS, 0) * min(contrast, STRAND_CONTRAST)
     whole = whole + (strands * (1 - known[..., 0]))[..., None]
     return _host(linear_to_srgb(torch.from_numpy(np.exp(whole)).clamp(0, 1)))
 
