@@ -16,6 +16,8 @@ ALONE_SIGMA = 0.07
 ERRORS_FILE = Path(__file__).with_name("landmark_errors.npz")
 EXPRESSION_SIGMA = 0.25
 """Prior width of an ARKit coefficient in the alignment."""
+EXPRESSION_LASSO = 2.0
+"""Cost of a sum of coefficients, as `LossWeights.expression_sum` has it: half of the gradient of each."""
 
 
 class LandmarkModel:
@@ -143,7 +145,8 @@ def cross_matrix(v: Tensor) -> Tensor:
 
 def align(models: list[LandmarkModel], params: FitParameters, points: list[Tensor], frames: list[ViewFrame],
           steps: int, stiffness: Tensor | None = None) -> FitParameters:
-    """Levenberg-Marquardt on the landmarks with Gaussian priors and Huber weights; expression stays in [0, 1].
+    """Levenberg-Marquardt on the landmarks with Gaussian priors and Huber weights; expression stays in [0, 1] and costs
+    its sum besides, which keeps most coefficients at 0 (Tibshirani 1996).
 
     models, points (N, 2) photo pixels, frames: one of each per view; all views share the shape. stiffness (V, 52): how
     much more than usual each coefficient's square counts, all 1 if None. Returns new parameters;
@@ -172,6 +175,7 @@ def align(models: list[LandmarkModel], params: FitParameters, points: list[Tenso
     mean[k:].view(views, own)[:, -1] = DISTANCE_PRIOR[0]
     bounded = torch.zeros(len(sigma), dtype=torch.bool)
     bounded[k:].view(views, own)[:, :named] = True
+    lasso = EXPRESSION_LASSO * bounded.double()
 
     def moves(x: Tensor, view: int) -> Tensor:
         return x[k:].reshape(views, own)[view, :e]
@@ -202,7 +206,7 @@ def align(models: list[LandmarkModel], params: FitParameters, points: list[Tenso
     def cost(x: Tensor) -> Tensor:
         data, prior = residuals(x)
         norm = data.norm(dim=1)
-        return torch.where(norm < 2, norm**2, 4 * norm - 4).sum() + (prior**2).sum()
+        return torch.where(norm < 2, norm**2, 4 * norm - 4).sum() + (prior**2).sum() + 2 * (lasso * x).sum()
 
     none = params.expression.new_zeros(views, e - named)
     unknown = torch.cat([params.expression, none, params.rotation, params.centre, params.log_scale,
@@ -213,7 +217,7 @@ def align(models: list[LandmarkModel], params: FitParameters, points: list[Tenso
         data, prior = residuals(x)
         rows, w = jacobian(x), robust(data)[:, None].expand_as(data).reshape(-1)
         hessian = rows.T @ (w[:, None] * rows) + torch.diag(sigma**-2)
-        gradient = rows.T @ (w * data.reshape(-1)) + prior / sigma
+        gradient = rows.T @ (w * data.reshape(-1)) + prior / sigma + lasso
         free = ~(bounded & ((x <= 0) & (gradient > 0) | (x >= 1) & (gradient < 0)))
         for _attempt in range(6):
             system = hessian + damping * torch.diag(hessian.diagonal())

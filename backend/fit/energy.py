@@ -285,6 +285,7 @@ class Energy:
         over_views, target = self.over_views, self.target
         return {"shape": losses.gaussian_prior(params.identity),
                 "expression": over_views(losses.gaussian_prior(params.expression * target.stiffness.sqrt())),
+                "expression_sum": over_views(params.expression.flatten(1).mean(1)),
                 "latent": losses.gaussian_prior(params.latent),
                 "light": over_views(losses.light_prior(params.sh, params.sun_rgb)),
                 "palette": losses.palette_prior(params.palette - target.usual_palette, self.shaded),
