@@ -346,7 +346,8 @@ def _read_head(data: bytes, path: Path | None) -> dict[str, np.ndarray]:
         raise _damaged(path, f"quads of {HEAD} point at no vertex")
     if len(set(HAIR_ARRAYS) & set(arrays)) not in (0, len(HAIR_ARRAYS)):
         raise _damaged(path, f"{HEAD} has a part of the hair")
-    if "hair_quads" in arrays and not 0 <= arrays["hair_quads"].min() <= arrays["hair_quads"].max() < sizes.get("H", 0):
+    hair = arrays.get("hair_quads")
+    if hair is not None and (not len(hair) or hair.min() < 0 or hair.max() >= sizes["H"]):
         raise _damaged(path, f"hair_quads of {HEAD} point at no vertex")
     if arrays["part"].max() >= sizes["parts"]:
         raise _damaged(path, f"part of {HEAD} points at no name")

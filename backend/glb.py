@@ -46,8 +46,8 @@ STYLES = {
     "lashes": PartStyle("Lashes", 0.8, 64, double_sided=True),
     "inside": PartStyle("Inside", 0.5),
 }
-HAIR_STYLE = PartStyle("Hair", 0.6, double_sided=True)
 """Nodes in order. The skin comes as two nodes, so that `Head` is what a scanner would see of it."""
+HAIR_STYLE = PartStyle("Hair", 0.6, double_sided=True)
 INNER_SKIN_PART = {"inside": "skin"}
 INNER_REGIONS = ("mouth_bag", "socket", "nostril")
 

@@ -17,8 +17,7 @@ CELL = 320
 TITLES = ("Photo", "Fit, with light", "Fit, without light", "Difference", "Geometry", "Albedo", "Subject's right",
           "Subject's left")
 HAIR_ROOM = 0.25
-"""How much larger a picture's frame is for hair, in sides of the bare head's: the same for all, so that heads of people
-compare, whatever their hair."""
+"""How much larger a picture's frame is where there is hair, in sides of the bare head's: for all hair."""
 NEW_VIEW_YAW = 40.0
 """Degrees by which the two new views are turned."""
 

@@ -363,7 +363,8 @@ def test_hair_is_whole_or_not_there(tmp_path: Path) -> None:
     assert written.head["hair_quads"].tolist() == [[0, 1, 2, 3]]
     broken = [{k: v for k, v in HAIR.items() if k != name} for name in HAIR]
     broken += [HAIR | {"hair_quads": np.array([[0, 1, 2, 4]], np.int32)},
-               HAIR | {"hair_uvs": np.zeros((2, 4, 2), np.float32)}]
+               HAIR | {"hair_uvs": np.zeros((2, 4, 2), np.float32)},
+               HAIR | {"hair_quads": np.zeros((0, 4), np.int32), "hair_uvs": np.zeros((0, 4, 2), np.float32)}]
     for number, arrays in enumerate(broken):
         damaged = write_bundle(tmp_path / f"{number}", contents(**arrays))
         error_of("bundle_damaged", lambda bundle=damaged: bundle.head)

@@ -134,6 +134,29 @@ def test_the_face_stays_free(sitter: Sitter) -> None:  # noqa: F811
         assert hidden.float().mean() < 0.02, yaw
 
 
+def test_what_no_photo_shows_is_neither_bare_nor_thin() -> None:
+    """Rows that the photo's frame cuts off end no hanging hair and thin none; a side that is not seen is like the
+    other; a row that is seen bare ends it."""
+    full = np.full((ROWS, COLUMNS), 0.03)
+    known = np.ones_like(full)
+    known[DOME - 4:DOME, :COLUMNS // 2] = 0
+    assert volume.hanging(full * (known > 0), known).tolist() == [ROWS - 1, ROWS - 1]
+    known[:, :COLUMNS // 2] = 0
+    assert volume.hanging(full * (known > 0), known).tolist() == [ROWS - 1, ROWS - 1]
+    bare = full.copy()
+    bare[DOME + 6:] = 0
+    assert volume.hanging(bare, np.ones_like(full)).tolist() == [DOME + 5, DOME + 5]
+    round_head = np.full_like(full, 0.09)
+    skull = volume.Skull(volume.Chart(np.zeros(3), -0.15), round_head, round_head, np.ones_like(full), -0.05)
+    cut = np.ones_like(full)
+    cut[DOME - 6:DOME] = 0
+    tamed = volume._tamed(skull, full * (cut > 0), cut, 0.03)
+    assert (tamed[cut > 0] == 0.03).all()
+    wing = full.copy()
+    wing[DOME + 2:DOME + 6] = 0.1
+    assert volume._tamed(skull, wing, np.ones_like(full), 0.03).max() < 0.05
+
+
 def test_the_skin_is_what_the_photo_shows_bare(sitter: Sitter) -> None:  # noqa: F811
     """Also below a fringe."""
     regions = region_maps(sitter.person, WORK_SIZE)
@@ -144,6 +167,7 @@ def test_the_skin_is_what_the_photo_shows_bare(sitter: Sitter) -> None:  # noqa:
     fringe = (regions["forehead"] + regions["cheek"] > 0).float()
     hidden = dataclasses.replace(seen, over=torch.maximum(seen.over, fringe))
     assert skin_colour([hidden], regions) == pytest.approx(skin_of(sitter, "face"), abs=0.1)
+    assert skin_colour([dataclasses.replace(seen, trust=0 * seen.trust)], regions) is None
 
 
 def test_light_is_not_in_its_colour(sitter: Sitter) -> None:  # noqa: F811

@@ -80,15 +80,16 @@ def seen_hair(photo: Unwrapped, matte: Matte, regions: dict[str, Tensor], grey: 
     return SeenHair(cover, trust, colour, pure, torch.maximum(over, (1 - skin) * regions["neck"]))
 
 
-def skin_colour(photos: Sequence[SeenHair], regions: dict[str, Tensor]) -> np.ndarray:
-    """(3,) median log of the linear albedo that forehead and cheeks have in the photos, the face's where these hide."""
+def skin_colour(photos: Sequence[SeenHair], regions: dict[str, Tensor]) -> np.ndarray | None:
+    """(3,) median log of the linear albedo that forehead and cheeks have in the photos, the face's where these hide;
+    None where it hides, too."""
     colours = torch.cat([p.colour for p in photos], 2)[0]
     bare = torch.cat([p.trust * (1 - p.over) for p in photos], 2)[0, 0] > TRUSTED[1]
     for names in (("forehead", "cheek"), ("face",)):
         where = torch.cat([regions[n] for n in names]).amax(0)[0].repeat(len(photos), 1) > 0.5
         if (bare & where).any():
-            break
-    return colours[:, bare & where].median(1).values.cpu().numpy()
+            return colours[:, bare & where].median(1).values.cpu().numpy()
+    return None
 
 
 def _unlike_skin(light: Tensor, hair: Tensor, skin: Tensor) -> Tensor:

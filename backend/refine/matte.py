@@ -40,9 +40,9 @@ SKIN_TAIL, ANY_SHARE = (0.05, 9.0), 0.1
 COMPONENTS = {HAIR: 4, SKIN: 3, OTHER: 6}
 SAMPLES = 1500
 """Pixels that a mixture is learned from."""
-ROWS_BESIDE, FEWEST_BESIDE, BESIDE_SHARE = 3.0, 4.0, 0.5
-"""Rows over which the background beside the head is averaged; pixels of it that a row needs; its share of the colours
-that the background can have there."""
+ROWS_BESIDE, FEWEST_BESIDE, EVEN_BESIDE, BESIDE_SHARE = 3.0, 4.0, 2.0, 0.5
+"""Rows over which the background beside the head is averaged; pixels of it that a row needs; their largest deviation,
+in least ones; the share of what is found in the colours that the background can have there."""
 SURE_SKIN, SKIN_SHARES = 0.85, (0.5, 0.25)
 """Share of skin from which a pixel of the face counts in the skin's colours; shares of these, over the fit's picture
 and as they are, beside the cheeks'."""
@@ -140,11 +140,12 @@ class _Scene:
 def hair_matte(scene: Assembled, view: int, photo: np.ndarray) -> Matte:
     """Decides what every pixel around the head of one view shows. photo: (H, W, 3) uint8. Deterministic.
 
-    Hair, background and clothes get mixtures of Gaussians over colour and local contrast, skin one Gaussian over what
-    sets the photo apart from the fit's picture of it: that leaves shading out. With a prior from the head's geometry
-    they give the share of each class by itself; neighbours of one colour then pull each other, the less certain more
-    (the quadratic form of Grady's random walker with priors, 2005). Hair's own colours follow from the shares, and the
-    shares from them, ROUNDS times.
+    Hair, background and clothes get mixtures of Gaussians over colour and local contrast, the background beside the
+    head a Gaussian for each row as well; skin one Gaussian, from the cheeks, over what sets the photo apart from the
+    fit's picture of it, which leaves shading out, and mixtures that the face teaches. With a prior from the head's
+    geometry they give the share of each class by itself; neighbours of one colour then pull each other, the less
+    certain more (the quadratic form of Grady's random walker with priors, 2005). The colours of hair and of the face's
+    skin follow from the shares, and the shares from them, ROUNDS times.
     """
     window = _window(scene, view)
     seen = _look(scene, view, photo, window)
@@ -312,10 +313,16 @@ def _beside(seen: _Scene, colours: np.ndarray, background: np.ndarray) -> np.nda
     for half in (left, ~left):
         known = (background & half).astype(np.float32)
         count = ndimage.gaussian_filter1d(known.sum(1), ROWS_BESIDE)
-        mean = ndimage.gaussian_filter1d((colours * known[..., None]).sum(1), ROWS_BESIDE, axis=0) / np.maximum(
-            count, 1e-3)[:, None]
-        found = _density(colours - mean[:, None], np.zeros(len(MIXED_SPREAD)), np.diag(np.square(MIXED_SPREAD)))
-        density += half * (count > FEWEST_BESIDE)[:, None] * found
+
+        def averaged(values: np.ndarray, known: np.ndarray = known, count: np.ndarray = count) -> np.ndarray:
+            total = ndimage.gaussian_filter1d((values * known[..., None]).sum(1), ROWS_BESIDE, axis=0)
+            return (total / np.maximum(count, 1e-3)[:, None])[:, None]
+
+        mean = averaged(colours)
+        spread = np.sqrt(averaged(np.square(colours - mean))) / np.array(MIXED_SPREAD)
+        even = (count > FEWEST_BESIDE) & (spread.max((1, 2)) < EVEN_BESIDE)  # elsewhere hair may reach that far
+        found = _density(colours - mean, np.zeros(len(MIXED_SPREAD)), np.diag(np.square(MIXED_SPREAD)))
+        density += half * even[:, None] * found
     return density
 
 

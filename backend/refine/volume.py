@@ -17,9 +17,11 @@ from scipy import ndimage, sparse
 from scipy.sparse.linalg import spsolve
 
 from backend.assemble import Assembled
+from backend.fit.views import is_grey
 from backend.glb import inner_skin
 from backend.refine.matte import HAIR, Matte
 from backend.refine.pyramid import filled
+from backend.refine.skin import LUMA
 from backend.render.color import linear_to_srgb, srgb_to_linear
 from backend.render.shell import Shell
 from backend.texture.unwrap import sample_photo
@@ -39,7 +41,7 @@ GAPS = (0.01, 0.04, 0.06)
 """How far from the skin hair may begin, metres: above the ears, beside the ears, below them."""
 OUTLINE = (0.9, 0.985)
 """Sine between the outward direction and the view from which the outline is measured, and from which fully."""
-WIDENS, BEYOND = 0.004, 0.018
+WIDENS, BEYOND = 0.004, 0.035
 """Metres by which hair may stand off more than in the row above, from the upper ends of the ears on, and more than the
 hair over the scalp does."""
 HANGING = 0.4
@@ -179,11 +181,11 @@ class Look:
 
 @torch.no_grad()
 def hair_shell(scene: Assembled, mattes: Sequence[Matte], photos: Sequence[np.ndarray],
-               skin: np.ndarray) -> Shell | None:
+               skin: np.ndarray | None) -> Shell | None:
     """The hair of a head as a shell around it, or None for a head without hair. Deterministic.
 
     mattes, photos ((H, W, 3) uint8): one per view of the scene. skin: (3,) log of the skin's linear albedo in them, see
-    `hair.skin_colour`.
+    `hair.skin_colour`, None where it is not known.
     """
     skull = skull_of(scene)
     views = [_look(scene, number, matte, photo.shape[1::-1])
@@ -193,7 +195,7 @@ def hair_shell(scene: Assembled, mattes: Sequence[Matte], photos: Sequence[np.nd
     if not covered.any():
         return None
     usual = float(np.median(measured[covered]))
-    measured = _tamed(skull, measured, usual)
+    measured = _tamed(skull, measured, known, usual)
     hangs = hanging(measured, known)
     long, base = _base(skull, hangs)
     cover, prior, allowed = _cover(skull, views, hangs, long, base + 0.5 * usual * _smoothstep(skull.scalp, 0.2, 0.8))
@@ -278,28 +280,39 @@ def outline(skull: Skull, views: Sequence[Look]) -> tuple[Map, Map]:
     return mean.value, mean.known
 
 
-def _tamed(skull: Skull, measured: Map, usual: float) -> Map:
-    """Without wings: what lies beside the head in the hair's colours."""
-    measured = measured.copy()
-    for row in range(DOME - 8, ROWS):
+def _tamed(skull: Skull, measured: Map, known: Map, usual: float) -> Map:
+    """Without wings: what lies beside the head in the hair's colours. Where nothing is known nothing holds it."""
+    measured, limit = measured.copy(), np.full(COLUMNS, np.inf)
+    for row in range(DOME - 9, ROWS):
         inwards = np.maximum(skull.bare[row - 1] - skull.bare[row], 0) if row > DOME else 0
-        measured[row] = np.minimum(measured[row], measured[row - 1] + inwards + WIDENS)
         level = usual + BEYOND + (skull.bare[DOME] - skull.bare[row]).clip(0) * (row > DOME)
-        measured[row] = np.minimum(measured[row], level)
+        limit = np.minimum(limit + inwards + WIDENS, level)
+        measured[row] = np.minimum(measured[row], limit)
+        limit = np.where(known[row] > 0, measured[row], limit)
     return measured
 
 
 def hanging(measured: Map, known: Map) -> np.ndarray:
-    """Lowest row (2,) to which hair hangs beside the head, at the subject's right and left."""
+    """Lowest row (2,) to which hair hangs beside the head, at the subject's right and left; a side that no photo shows
+    is like the other."""
     theta = angles()
     rim = (known > 0.5) & (np.abs(theta) > 0.8) & (np.abs(theta) < 2.4)
     lowest = []
     for half in (theta < 0, theta > 0):
-        row = DOME - 4
-        while row < ROWS and (rim & half)[row].any() and (measured[row] > 0)[(rim & half)[row]].mean() >= HANGING:
-            row += 1
-        lowest.append(row - 1)
-    return np.array(lowest)
+        found = None
+        for row in range(DOME - 4, ROWS):
+            chosen = (rim & half)[row]
+            if not chosen.any():  # cut off by the frame or turned away, which says nothing
+                continue
+            if (measured[row, chosen] > 0).mean() < HANGING:
+                found = row - 1 if found is None else found
+                break
+            found = row
+        lowest.append(found)
+    right, left = lowest
+    if right is None and left is None:
+        return np.array([DOME - 5, DOME - 5])
+    return np.array([left if right is None else right, right if left is None else left])
 
 
 def _base(skull: Skull, hangs: np.ndarray) -> tuple[Map, Map]:
@@ -357,10 +370,10 @@ def _thickness(skull: Skull, measured: Map, known: Map, usual: float, cover: Map
 
 # ---------------------------------------------------------------------------------------------------------- the texture
 def _texture(scene: Assembled, skull: Skull, views: Sequence[Look], photos: Sequence[np.ndarray], points: Map,
-             prior: Map, allowed: Map, long: Map, skin_colour: np.ndarray) -> np.ndarray | None:
+             prior: Map, allowed: Map, long: Map, skin: np.ndarray | None) -> np.ndarray | None:
     """(H, W, 4) colour, sRGB, and cover; None where the photos show no hair.
 
-    points (ROWS, COLUMNS, 3); skin_colour (3,) log-linear.
+    points (ROWS, COLUMNS, 3); skin (3,) log-linear.
     """
     places, normals = _upsampled(points), _upsampled(_normals(points))
     normals /= np.linalg.norm(normals, axis=-1, keepdims=True)
@@ -385,8 +398,8 @@ def _texture(scene: Assembled, skull: Skull, views: Sequence[Look], photos: Sequ
     if own.mean() < BALD:
         return None
     contrast = _contrast(colour.value.mean(-1), own)
-    unlike = np.linalg.norm(np.median(colour.value[own], 0) - skin_colour)
-    if unlike < ALIKE and contrast < SMOOTH:
+    alike = skin is None or np.linalg.norm(np.median(colour.value[own], 0) - skin) < ALIKE
+    if alike and contrast < SMOOTH:
         return None
     rgb = _completed(colour.value, colour.known[..., :1], contrast)
     seen, alpha = cover.known, cover.value
@@ -412,7 +425,8 @@ def _albedo(scene: Assembled, number: int, photo: np.ndarray, pixel: np.ndarray,
     mean = shade.mean(0)
     shade = np.clip(shade, SHADES[0] * mean, SHADES[1] * mean).reshape(places.shape)
     linear = _host(srgb_to_linear(sample_photo(photo, tensor(pixel), 1.0)))
-    return np.log(np.clip(linear / np.maximum(shade, 1e-3), DARKEST, 1))
+    log = np.log(np.clip(linear / np.maximum(shade, 1e-3), DARKEST, 1))
+    return np.repeat(log @ np.array(LUMA)[:, None], 3, -1) if is_grey(photo) else log
 
 
 def _contrast(light: np.ndarray, own: np.ndarray) -> float:
