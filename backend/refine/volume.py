@@ -61,6 +61,8 @@ TRUST = {"outline": 3.0, "bare": 0.2, "edge": 0.5, "unseen": 0.01}
 """Weights of what the thickness follows."""
 STIFFNESS = (0.3, 3.0)
 """Weights of the squared slope and of the squared curvature."""
+CROWDED = 30.0
+"""Largest factor of the slope between columns, near the crown."""
 FACING, PURE_FACING = (0.02, 0.25), (0.15, 0.35)
 """Cosine between normal and view from which cover is read, and from which colour is."""
 COVERED, PURE, ERODED = (0.3, 0.7), (0.7, 0.95), 5
@@ -358,14 +360,20 @@ def _thickness(skull: Skull, measured: Map, known: Map, usual: float, cover: Map
     ]
     weight = sum(w for _, w in data) + 1e-6
     target = sum(w * v for v, w in data)
-    index = np.arange(ROWS * COLUMNS).reshape(ROWS, COLUMNS)
-    i = np.concatenate([index[:-1].ravel(), index.ravel()])
-    j = np.concatenate([index[1:].ravel(), np.roll(index, -1, 1).ravel()])
-    ones = np.ones(len(i))
-    slope = sparse.coo_matrix((np.concatenate([-ones, -ones, ones, ones]), (np.concatenate([i, j, i, j]),
-                               np.concatenate([j, i, i, j]))), (index.size, index.size)).tocsc()
-    system = STIFFNESS[0] * slope + STIFFNESS[1] * STIFFNESS[0] ** 2 * (slope.T @ slope) + sparse.diags(weight.ravel())
-    return spsolve(system.tocsc(), target.ravel()).reshape(ROWS, COLUMNS)
+    index = np.arange(ROWS * COLUMNS).reshape(ROWS, COLUMNS) - COLUMNS + 1
+    index[0] = 0  # the crown is one place
+    size = index.max() + 1
+    # Near the crown columns lie close to each other: what is a cone there has an edge in all of them.
+    polar = np.concatenate([np.linspace(0, np.pi / 2, DOME + 1), np.full(CURTAIN, np.pi / 2)])
+    near = np.minimum((COLUMNS / (4 * DOME * np.maximum(np.sin(polar), 1e-3))) ** 2, CROWDED)
+    i = np.concatenate([index[:-1].ravel(), index[1:].ravel()])
+    j = np.concatenate([index[1:].ravel(), np.roll(index[1:], -1, 1).ravel()])
+    tie = np.concatenate([np.full((ROWS - 1) * COLUMNS, 1.0), np.repeat(near[1:], COLUMNS)])
+    slope = sparse.coo_matrix((np.concatenate([-tie, -tie, tie, tie]), (np.concatenate([i, j, i, j]),
+                               np.concatenate([j, i, i, j]))), (size, size)).tocsc()
+    held = np.bincount(index.ravel(), weight.ravel())
+    system = STIFFNESS[0] * slope + STIFFNESS[1] * STIFFNESS[0] ** 2 * (slope.T @ slope) + sparse.diags(held)
+    return spsolve(system.tocsc(), np.bincount(index.ravel(), target.ravel()))[index]
 
 
 # ---------------------------------------------------------------------------------------------------------- the texture
