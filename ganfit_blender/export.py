@@ -10,7 +10,7 @@ from pathlib import Path
 import bpy
 import numpy as np
 
-from . import sculpt, shapes
+from . import hair_curves, sculpt, shapes
 from .errors import AddonError
 from .importer import hair, shape_keys, shell, textures
 from .importer import scene as importer
@@ -153,9 +153,14 @@ def _plain_copies(context: bpy.types.Context, collection: bpy.types.Collection,
 
 
 def _parts(collection: bpy.types.Collection) -> dict[str, bpy.types.Object]:
-    """The parts and, unless it is hidden, the photo's hair; what a person hides together with all parts is in it."""
+    """The parts and, unless it is hidden, the photo's hair; what a person hides together with all parts is in it.
+
+    Where strands stand in that hair's place it is left out in Match Photo, too, as it is out of it.
+    """
     parts, standing = importer.parts_of(collection), shell.find(collection)
     if standing is None or standing.hide_render:
+        return parts
+    if shell.is_lent(standing) and hair_curves.find(collection) is not None:
         return parts
     others = [thing for part, thing in parts.items() if part != SKIN]  # a sculpt or a body hides the skin
     return parts | {shell.PART: standing} if shell.is_shown(standing) or not any(map(shell.is_shown, others)) else parts

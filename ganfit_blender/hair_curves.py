@@ -12,7 +12,7 @@ from .errors import AddonError
 from .importer import hair, shell
 from .importer import scene as importer
 from .importer.mesh import UV_LAYERS
-from .importer.scene import HAIR, SHOWN
+from .importer.scene import HAIR
 from .ui_strings import label, tip
 
 REST_BEFORE = "ganfit_rest_before"  # on the hair: whether the head had a rest position of its own
@@ -50,13 +50,16 @@ def add(collection: bpy.types.Collection, cut: str, length: float, count: int, s
         material = _material(collection.name, color)
         _set_shade(head, SHADE_SHARE * color)
     before = bool(old[REST_BEFORE]) if old is not None else head.add_rest_position_attribute
+    standing = shell.find(collection)
+    replaces = old is None or (standing is not None and shell.REPLACED in standing)  # else it was shown for good
     remove(collection)
     layer = hair.layer_strength(head.active_material)
     thing = bpy.data.objects.new("Strands", _curves(made, head))
     thing[HAIR], thing[REST_BEFORE] = cut, before
     if layer is not None:  # the photo's hair, flat on forehead and temples, would show between the strands
         thing[hair.LAYER_BEFORE], layer.default_value = layer.default_value, 0.0
-    shell.give_way(collection, True)
+    if replaces:
+        shell.give_way(collection, True)
     _set_rooted(head, skull)
     head.add_rest_position_attribute = True
     thing.parent = head
@@ -75,7 +78,8 @@ def remove(collection: bpy.types.Collection) -> None:
     if head is not None:
         head.add_rest_position_attribute = bool(thing[REST_BEFORE])
         layer = hair.layer_strength(head.active_material)
-        if layer is not None and hair.LAYER_BEFORE in thing and SHOWN not in thing:
+        head.pop(hair.LAYER_OUTSIDE, None)
+        if layer is not None and hair.LAYER_BEFORE in thing:
             layer.default_value = thing[hair.LAYER_BEFORE]
         rooted = head.data.attributes.get(hair.ROOTED)
         if rooted is not None:

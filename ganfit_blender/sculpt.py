@@ -59,7 +59,7 @@ def prepare(context: bpy.types.Context, collection: bpy.types.Collection, levels
         sculpt_skin.show(copy, shapes.evaluated_points(context, copy)[: len(copy.data.vertices)])
     head.hide_render = True
     head.hide_set(True)
-    _show_hair(head, False)
+    _show_hair(context, collection, False)
     select(context, copy)
     bpy.ops.object.mode_set(mode="SCULPT")
     return copy
@@ -96,7 +96,7 @@ def transfer(context: bpy.types.Context, collection: bpy.types.Collection, keep_
     if keep_detail:
         _take_detail(context, head, copy)
     shape_keys.set_expression(head, values | json.loads(copy.get(WEIGHTS, "{}")))
-    _remove(context, head, copy)
+    _remove(context, collection, copy)
     return float(np.linalg.norm(offset, axis=1).max())
 
 
@@ -108,7 +108,7 @@ def discard(context: bpy.types.Context, collection: bpy.types.Collection) -> Non
     object_mode(context)
     head = importer.head_of(collection)
     shape_keys.set_expression(head, json.loads(copy.get(WEIGHTS, "{}")))
-    _remove(context, head, copy)
+    _remove(context, collection, copy)
 
 
 def sculpted_cage(context: bpy.types.Context, copy: bpy.types.Object, count: int) -> np.ndarray:
@@ -251,21 +251,23 @@ def _with_skin(lashes: bpy.types.Object, skin: np.ndarray, offset: np.ndarray) -
     return (weights[..., None] * offset[indices]).sum(1).astype(np.float32)
 
 
-def _remove(context: bpy.types.Context, head: bpy.types.Object, copy: bpy.types.Object) -> None:
+def _remove(context: bpy.types.Context, collection: bpy.types.Collection, copy: bpy.types.Object) -> None:
     """Deletes the copy and shows the head."""
-    mesh = copy.data
+    head, mesh = importer.head_of(collection), copy.data
     sculpt_skin.hide(copy, head.active_material)
     bpy.data.objects.remove(copy)
     if mesh.users == 0:
         bpy.data.meshes.remove(mesh)
     head.hide_render = False
     head.hide_set(False)
-    _show_hair(head, True)
+    _show_hair(context, collection, True)
     select(context, head)
 
 
-def _show_hair(head: bpy.types.Object, on: bool) -> None:
+def _show_hair(context: bpy.types.Context, collection: bpy.types.Collection, on: bool) -> None:
     """Hair would stand in the way of the brush."""
-    for thing in head.children:
-        if HAIR in thing:
+    for thing in list(collection.all_objects):  # hiding one rebuilds Blender's own list
+        if shell.SHELL in thing:
+            shell.set_aside(context, thing, not on)
+        elif HAIR in thing and thing.name in context.view_layer.objects:
             thing.hide_set(not on)

@@ -13,10 +13,12 @@ import numpy as np
 from mathutils import Vector
 
 from .importer import scene as importer
+from .importer import shell
 
 STUDIO = "ganfit_studio"  # on the studio's collection; on the scene: what it has changed, as JSON
 BEFORE_BLOCKS = "ganfit_studio_before"  # on the scene: its camera and world, its lamps by number
 LENS_MM, SENSOR_MM, RESOLUTION = 85.0, 36.0, (1080, 1350)
+SEEN_FROM = (12.0, 2.0)  # the camera's place around the head, as the lamps' below
 GREY = (0.18, 0.18, 0.18)
 
 # Per lamp: place around the head in degrees (0 in front, positive to the subject's left; height above), distance and
@@ -53,7 +55,7 @@ def add(context: bpy.types.Context, head: bpy.types.Object, floor: float | None 
     collection[STUDIO] = True
     scene.collection.children.link(collection)
     centre, height = bounds(context, head)
-    camera = _camera(collection, centre, height)
+    camera = _camera(collection, *_frame(context, head, centre, height))
     for name, (side, up, distance, size, power) in LAMPS.items():
         place = centre + height * distance * _direction(side, up)
         _lamp(collection, name, place, centre, height * size, power * (height / REFERENCE_HEIGHT_M) ** 2)
@@ -92,9 +94,27 @@ def remove(context: bpy.types.Context) -> bool:
 def bounds(context: bpy.types.Context, head: bpy.types.Object) -> tuple[Vector, float]:
     """Middle (in the world) and height of a head as it stands, without its neck's lower edge."""
     context.view_layer.update()
-    corners = np.array([head.matrix_world @ Vector(corner) for corner in head.bound_box])
+    corners = _corners(head)
     low, high = corners.min(0), corners.max(0)
     return Vector(((low + high) / 2).tolist()), float(high[2] - low[2])
+
+
+def _frame(context: bpy.types.Context, head: bpy.types.Object, centre: Vector, height: float) -> tuple[Vector, float]:
+    """Middle and height of what the camera should show: the head's own, and the photo's hair where that is shown."""
+    hair = [thing for thing in head.children if shell.SHELL in thing and shell.is_shown(thing)]
+    if not hair:
+        return centre, height
+    corners = np.concatenate([_corners(thing) for thing in (head, *hair)])
+    low, high = corners.min(0), corners.max(0)
+    middle = Vector((centre.x, centre.y, float(low[2] + high[2]) / 2))
+    right = np.array(Vector((0, 0, 1)).cross(_direction(*SEEN_FROM)).normalized())
+    across = 2 * float(np.abs((corners - np.array(middle)) @ right).max())
+    return middle, max(height, float(high[2] - low[2]), across)
+
+
+def _corners(thing: bpy.types.Object) -> np.ndarray:
+    """(8, 3) corners of the box around an object, in the world."""
+    return np.array([thing.matrix_world @ Vector(corner) for corner in thing.bound_box])
 
 
 def _direction(side: float, up: float) -> Vector:
@@ -107,10 +127,10 @@ def _camera(collection: bpy.types.Collection, centre: Vector, height: float) -> 
     data = bpy.data.cameras.new("Studio Camera")
     data.lens, data.sensor_width, data.sensor_fit = LENS_MM, SENSOR_MM, "HORIZONTAL"
     data.clip_start, data.clip_end = height / 50, height * 200
-    # The head fills seven tenths of the picture's height.
+    # The head fills seven tenths of the picture's height; what is as wide as it is high, seven eighths of the width.
     picture = height / 0.7 * RESOLUTION[0] / RESOLUTION[1]
     thing = bpy.data.objects.new("Studio Camera", data)
-    thing.location = centre + picture * LENS_MM / SENSOR_MM * _direction(12.0, 2.0)
+    thing.location = centre + picture * LENS_MM / SENSOR_MM * _direction(*SEEN_FROM)
     thing.rotation_euler = (thing.location - centre).to_track_quat("Z", "Y").to_euler()
     data.dof.use_dof = False
     collection.objects.link(thing)

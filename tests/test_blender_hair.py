@@ -123,6 +123,8 @@ def test_strands_take_the_layer_s_colour_and_its_place(haired):
     found = haired.report["layer"]
     np.testing.assert_allclose(found["color"], srgb_to_linear(np.array(LAYER) / 255), rtol=0.02)
     assert found["strengths"] == pytest.approx([0.75, 0, 0, 0.75, 0, 0.75, 0.75, 0.75])
+    assert found["kept"] == {"hidden": [0.75, 0, 0.75, 0, False], "copied": [0.75, 0, 0.75, 0, False],
+                             "deleted": [0.75] * 4 + [False], "left": [0, 0, 0.75, 0, False]}
     assert found["rooted"] == [False, *[True] * 5, False, False], "skin is shaded between strands, and only there"
 
 

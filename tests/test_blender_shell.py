@@ -49,7 +49,10 @@ def shelled(bpy_python, extension_zip, tmp_path_factory) -> Shelled:
     truth = real_bundle.make(folder / "gwen", shell=True)
     egg = make_bundle(folder / "egg")
     broken = {"points": {"hair_quads": EGG_SHELL["hair_quads"] + 10_000}, "numbers": {
-        "hair_verts": EGG_SHELL["hair_verts"] * np.nan}, "uvs": {"hair_uvs": EGG_SHELL["hair_uvs"][:3]}}
+        "hair_verts": EGG_SHELL["hair_verts"] * np.nan}, "uvs": {"hair_uvs": EGG_SHELL["hair_uvs"][:3]},
+        "fractions": {"hair_quads": EGG_SHELL["hair_quads"].astype(np.float32)},
+        "many": {"hair_verts": np.zeros((100_001, 3), np.float32)},
+        "repeated": {name: np.repeat(EGG_SHELL[name], 200, 0) for name in ("hair_quads", "hair_uvs")}}
     for name, arrays in broken.items():
         add_shell(make_bundle(folder / name), EGG_SHELL | arrays)
     add_shell(make_bundle(folder / "half"), {"hair_verts": EGG_SHELL["hair_verts"]})
@@ -58,10 +61,13 @@ def shelled(bpy_python, extension_zip, tmp_path_factory) -> Shelled:
     (folder / "plain" / "hair_shell.png").unlink()
     add_shell(make_bundle(folder / "clear"), EGG_SHELL)
     Image.new("RGBA", (8, 8), (120, 84, 50, 0)).save(folder / "clear" / "hair_shell.png")
+    for name, content in (("empty", b""), ("text", b"no picture")):
+        add_shell(make_bundle(folder / name), EGG_SHELL)
+        (folder / name / "hair_shell.png").write_bytes(content)
     out = folder / "out"
     out.mkdir()
     job = {"zip": str(extension_zip), "bundle": str(folder / "gwen"), "egg": str(egg),
-           "without": [str(folder / "plain"), str(folder / "clear")],
+           "without": [str(folder / name) for name in ("plain", "clear", "empty", "text")],
            "broken": [str(folder / name) for name in (*broken, "half")], "out": str(out), "samples": 24}
     run_blender(bpy_python, "shell.py", job, folder / "profile")
     report = json.loads((out / "shell.json").read_text("utf-8"))
@@ -104,11 +110,11 @@ def test_its_picture_gives_colour_and_cover(shelled):
 
 
 def test_a_result_without_it_is_imported_as_before(shelled):
-    """And so is one whose picture is lost or covers nothing."""
-    assert shelled.report["without"] == [[False, 0], [False, 0]]
+    """And so is one whose picture is lost, covers nothing or is none."""
+    assert shelled.report["without"] == [[False, 0]] * 4
 
 
-@pytest.mark.parametrize("name", ["points", "numbers", "uvs", "half"])
+@pytest.mark.parametrize("name", ["points", "numbers", "uvs", "fractions", "many", "repeated", "half"])
 def test_a_damaged_one_is_told_and_nothing_is_left(shelled, name):
     assert "damaged" in shelled.report["broken"][name] and shelled.report["broken"][name].endswith(" 0")
 
@@ -155,6 +161,12 @@ def test_what_an_artist_hides_or_shows_stays_so(shelled):
     assert shelled.report["both"] == [[True, False], [True, True], [False, True], [True, True], [True, False],
                                       [None, False], [None, True]]
     assert shelled.report["eye"] == [[None, None], [None, True]]
+    assert shelled.report["other cut"] == [[True, False], [True, True], [True, True], [None, True]]
+
+
+def test_strands_that_are_deleted_without_the_button_give_it_back_in_match_photo(shelled):
+    assert shelled.report["deleted"] == [[True, False], [None, False], [None, True], [None, True]]
+    assert shelled.report["deleted in match"] == [[True, False], [False, True], [None, True], [None, True]]
 
 
 def test_undo_gives_it_back(shelled):
@@ -174,11 +186,35 @@ def test_it_follows_the_head_and_its_parent(shelled):
     assert off < 1e-5 and visible is True, "a body hides the head's own skin, not its hair"
 
 
-def test_a_sculpt_leaves_it_alone_until_it_is_transferred(shelled):
-    visible, marked, moved = shelled.report["sculpting"]
-    assert visible is True and not marked and moved < 1e-7
+def test_a_sculpt_hides_it_until_it_is_transferred(shelled):
+    during, marked, after = shelled.report["sculpting"]
+    assert during == [True, False, False] and not marked and after == [False, False, False]
     assert shelled.report["transferred"] < 0.009
     assert shelled.report["raised"] < 1e-4
+
+
+def test_a_sculpt_gives_it_back_as_it_was(shelled):
+    """[hidden in this view, in all views, in renders] while it is sculpted, after each act, and at the end."""
+    eye, shown, off = [True, False, False], [False, False, False], [False, True, True]
+    assert shelled.report["aside"] == {
+        "nothing": [eye, shown], "eye": [eye, eye], "button": [eye, shown, shown], "twice": [eye, shown, off, off],
+        "match": [eye, eye, eye, shown], "again": [eye, shown, eye, shown]}
+    assert shelled.report["aside files"] == {"shown": [eye, ALL], "hidden": [eye, PARTS]}
+
+
+def test_the_studio_frames_it_and_keeps_its_lamps(shelled):
+    found = shelled.report["studio"]
+    for name in ("own", "high", "wide"):
+        left, right, bottom, top = found[name]["hair"]
+        assert left > 0.03 and right < 0.97 and bottom > 0.03 and top < 0.97, name
+        for lamp, values in found["bald"]["lamps"].items():
+            np.testing.assert_allclose(found[name]["lamps"][lamp], values, rtol=1e-5, err_msg=name)
+    assert len(found["bald"]["lamps"]) == 3 and 0.65 < found["bald"]["head"] < 0.75
+    assert found["own"]["head"] > 0.55 and found["high"]["head"] < 0.55
+
+
+def test_match_photo_exports_it_only_where_no_strands_stand_in_its_place(shelled):
+    assert shelled.report["matched files"] == [[True, PARTS], [True, ALL]]
 
 
 @pytest.mark.parametrize("kind", ["GLB", "FBX", "OBJ", "USD"])

@@ -18,6 +18,7 @@ RESULT, HEAD = "result.json", "head.npz"
 ALBEDO, NORMAL, ROUGHNESS, HAIR = "albedo.png", "normal.png", "roughness.png", "hair.png"
 HAIR_SHELL = "hair_shell.png"
 HAIR_ARRAYS = ("hair_verts", "hair_quads", "hair_uvs")
+MOST_HAIR = 100_000  # vertices, and quads; a fit's own has 5000 of each
 SKIN = "skin"
 
 
@@ -131,6 +132,10 @@ def _check(bundle: ResultBundle) -> None:
     if any(name in head for name in HAIR_ARRAYS):
         points, faces = len(head["hair_verts"]), len(head["hair_quads"])
         shapes |= {"hair_verts": (points, 3), "hair_quads": (faces, 4), "hair_uvs": (faces, 4, 2)}
+        if max(points, faces) > MOST_HAIR:
+            raise ValueError(f"its hair has more than {MOST_HAIR} vertices or quads")
+        if not np.issubdtype(head["hair_quads"].dtype, np.integer):
+            raise ValueError("hair_quads are not whole numbers")
         if not faces or head["hair_quads"].min() < 0 or head["hair_quads"].max() >= points:
             raise ValueError("hair_quads point to vertices that are not there")
     for name, shape in shapes.items():

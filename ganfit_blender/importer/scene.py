@@ -277,9 +277,13 @@ def set_value(scene: bpy.types.Scene, path: str, value: Any) -> None:
 
 
 def _photo_look(collection: bpy.types.Collection, on: bool) -> None:
+    strands = [thing for thing in collection.all_objects if HAIR in thing]
+    if not strands:  # they may have been deleted without Remove Hair
+        shell.give_way(collection, False)
+    _lay_photo_hair(head_of(collection), strands, on)
     for thing in list(collection.all_objects):  # hiding one rebuilds Blender's own list
         if HAIR in thing:
-            _hide_hair(thing, on, head_of(collection))
+            _hide_hair(thing, on)
             continue
         if shell.SHELL in thing:
             shell.set_photo_look(thing, on)
@@ -288,16 +292,25 @@ def _photo_look(collection: bpy.types.Collection, on: bool) -> None:
                 material.set_photo_look(slot.material, on)
 
 
-def _hide_hair(thing: bpy.types.Object, on: bool, head: bpy.types.Object | None) -> None:
-    """Hides strands that are shown, and shows again what this has hidden; the photo's flat layer stands in for them."""
+def _lay_photo_hair(head: bpy.types.Object | None, strands: list[bpy.types.Object], on: bool) -> None:
+    """Gives the photo's flat layer, which strands have faded, its strength before them, or what it has with them."""
+    layer = hair.layer_strength(head.active_material) if head is not None else None
+    before = next((thing[hair.LAYER_BEFORE] for thing in strands if hair.LAYER_BEFORE in thing), None)
+    if on and layer is not None and before is not None and hair.LAYER_OUTSIDE not in head:
+        head[hair.LAYER_OUTSIDE], layer.default_value = layer.default_value, before
+    elif not on and head is not None:
+        outside = head.pop(hair.LAYER_OUTSIDE, None)
+        if layer is not None and before is not None and outside is not None:
+            layer.default_value = outside
+
+
+def _hide_hair(thing: bpy.types.Object, on: bool) -> None:
+    """Hides strands that are shown, and shows again what this has hidden."""
     if on and not thing.hide_render:
         thing[SHOWN] = True
     elif on or not thing.pop(SHOWN, False):
         return
     thing.hide_render = thing.hide_viewport = on
-    layer = hair.layer_strength(head.active_material) if head is not None else None
-    if layer is not None and hair.LAYER_BEFORE in thing:
-        layer.default_value, thing[hair.LAYER_BEFORE] = thing[hair.LAYER_BEFORE], layer.default_value
 
 
 def set_view_expression(head: bpy.types.Object, view: int) -> None:

@@ -19,6 +19,7 @@ from .shape_keys import BASIS, IDENTITY_RANGE, identity_motions
 SHELL = "ganfit_hair_shell"  # on the object
 REPLACED = "ganfit_replaced"  # on it while it is hidden because strands stand in its place
 BEFORE = "ganfit_shell_before"  # on it in Match Photo: whether it was hidden, and which rays have met it
+ASIDE = "ganfit_shell_aside"  # on it while a sculpt hides it in the viewport alone
 PART = "hair"  # its name among the parts where it is exported
 NAME = OBJECT_NAMES[PART]
 ROUGHNESS, SPECULAR = 0.55, 0.25
@@ -34,22 +35,29 @@ def find(collection: bpy.types.Collection) -> bpy.types.Object | None:
     return next((thing for thing in collection.all_objects if SHELL in thing), None)
 
 
-def is_shown(thing: bpy.types.Object) -> bool:
+def is_seen(thing: bpy.types.Object) -> bool:
     """Whether it is seen in the viewport and in renders."""
     return not (thing.hide_render or thing.hide_viewport or thing.hide_get())
 
 
+def is_shown(thing: bpy.types.Object) -> bool:
+    """Whether it is seen, or would be without the sculpt that it is set aside for."""
+    return is_seen(thing) or (ASIDE in thing and not (thing.hide_render or thing.hide_viewport))
+
+
 def show(thing: bpy.types.Object, on: bool) -> None:
-    """Shows or hides it, in the viewport and in renders."""
+    """Shows or hides it, in the viewport and in renders; what is set aside stays so in the viewport."""
     thing.hide_render = thing.hide_viewport = not on
-    if on and thing.hide_get():
+    if on and thing.hide_get() and ASIDE not in thing:
         thing.hide_set(False)
 
 
 def toggle(thing: bpy.types.Object) -> None:
-    """Shows or hides it for good, whether strands stand in its place or not."""
-    show(thing, not is_shown(thing))
-    thing.pop(REPLACED, None)
+    """Shows or hides it for good, whether strands stand in its place or a sculpt has set it aside or not."""
+    seen = is_seen(thing)
+    for key in (REPLACED, ASIDE):
+        thing.pop(key, None)
+    show(thing, not seen)
 
 
 def give_way(collection: bpy.types.Collection, on: bool) -> None:
@@ -62,6 +70,22 @@ def give_way(collection: bpy.types.Collection, on: bool) -> None:
         thing[REPLACED] = True
     elif not on and thing.pop(REPLACED, False):
         show(thing, True)
+
+
+def set_aside(context: bpy.types.Context, thing: bpy.types.Object, on: bool) -> None:
+    """Hides it in the viewport while a head is sculpted, and shows again what this has hidden."""
+    if thing.name not in context.view_layer.objects:
+        thing.pop(ASIDE, None)
+    elif on and not thing.hide_get():
+        thing.hide_set(True)
+        thing[ASIDE] = True
+    elif not on and thing.pop(ASIDE, False):
+        thing.hide_set(False)
+
+
+def is_lent(thing: bpy.types.Object) -> bool:
+    """Whether it is shown only for Match Photo, because strands stand in its place otherwise."""
+    return REPLACED in thing and BEFORE in thing and bool(thing[BEFORE][0])
 
 
 def set_photo_look(thing: bpy.types.Object, on: bool) -> None:
@@ -83,10 +107,13 @@ def set_photo_look(thing: bpy.types.Object, on: bool) -> None:
 
 def build(bundle: ResultBundle, parts: list[Part], collection: bpy.types.Collection,
           ) -> Generator[None, None, bpy.types.Object | None]:
-    """The shell of a bundle as an object of the collection, in steps; None for a bundle without."""
+    """The shell of a bundle as an object of the collection, in steps; None without, or where its picture is lost."""
     if "hair_verts" not in bundle.head or not (bundle.folder / HAIR_SHELL).is_file():
         return None
     image = bpy.data.images.load(str(bundle.folder / HAIR_SHELL), check_existing=False)
+    if not image.size[0]:  # no picture that Blender knows
+        bpy.data.images.remove(image)
+        return None
     image.name, image.alpha_mode = f"{bundle.name} hair shell", "CHANNEL_PACKED"
     image.pack()
     yield
@@ -131,11 +158,13 @@ def carried(mesh: bpy.types.Mesh, points: np.ndarray, skin: np.ndarray, motions:
 
 def _covered(uvs: np.ndarray, cover: np.ndarray) -> np.ndarray:
     """(P,) which of the faces, with corners (P, 4, 2), have some of the cover (H, W), row 0 at the bottom."""
+    counted = np.zeros(np.add(cover.shape, 1), np.int64)  # how many texels left of and below a place have some
+    counted[1:, 1:] = (cover > BARE).cumsum(0).cumsum(1)
     size = np.array(cover.shape[::-1])
     low = np.floor(uvs.min(1) * size - 0.5).astype(int).clip(0, size - 1)
     high = np.ceil(uvs.max(1) * size + 0.5).astype(int).clip(low + 1, size)
-    return np.array([cover[bottom:top, left:right].max() > BARE
-                     for (left, bottom), (right, top) in zip(low.tolist(), high.tolist())])
+    (left, bottom), (right, top) = low.T, high.T
+    return counted[top, right] - counted[bottom, right] - counted[top, left] + counted[bottom, left] > 0
 
 
 def _make_object(points: np.ndarray, quads: np.ndarray, uvs: np.ndarray,

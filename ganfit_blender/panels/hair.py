@@ -24,7 +24,7 @@ class GANFIT_PT_hair(SubPanel, bpy.types.Panel):
         thing = hair_curves.find(person) if person is not None else None
         standing = shell.find(person) if person is not None else None
         if standing is not None:
-            shown = shell.is_shown(standing)
+            shown = shell.is_seen(standing)
             layout.operator("ganfit.photo_hair", icon="CHECKBOX_HLT" if shown else "CHECKBOX_DEHLT", depress=shown)
         layout.operator_menu_enum("ganfit.add_hair", "cut", text=label("add_hair"), icon="OUTLINER_OB_CURVES")
         if thing is None:

@@ -214,6 +214,27 @@ def layer(folder: str) -> None:
         strengths.append(head().active_material.node_tree.nodes["Hair Shade"].inputs[1].default_value)
         rooted.append("hair_rooted" in head().data.attributes)
     report["layer"].update(strengths=strengths, rooted=rooted)
+    report["layer"]["kept"] = {}
+    for case in ("hidden", "copied", "deleted", "left"):
+        empty_scene()
+        bpy.ops.ganfit.import_result(directory=folder, match=False)
+        socket = head().active_material.node_tree.nodes["Hair Shade"].inputs[1]
+        socket.default_value = 0.75
+        bpy.ops.ganfit.add_hair(cut="short", count=COUNT)
+        if case == "hidden":
+            hair().hide_render = hair().hide_viewport = True
+        elif case == "copied":
+            hair().users_collection[0].objects.link(hair().copy())
+        strengths = []
+        for number in range(4):
+            bpy.ops.ganfit.match_photo()
+            if case == "left" and number == 0:  # as files are that an older version has saved while matched
+                socket.default_value = 0.0
+                del head()["ganfit_layer_outside"]
+            if case == "deleted" and number == 0:
+                bpy.data.objects.remove(hair())
+            strengths.append(socket.default_value)
+        report["layer"]["kept"][case] = [*strengths, any("ganfit_layer_outside" in thing for thing in bpy.data.objects)]
 
 
 def main(job: dict) -> None:

@@ -16,10 +16,11 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import bpy  # noqa: E402
 import numpy as np  # noqa: E402
+from bpy_extras.object_utils import world_to_camera_view  # noqa: E402
 from character import attempt, carve, evaluated, find, head, points  # noqa: E402
 from export_back import image_behind, pixels_of  # noqa: E402
 from in_blender import answer, empty_scene, install, leave, quiet_stdout, render  # noqa: E402
-from mathutils import Matrix  # noqa: E402
+from mathutils import Matrix, Vector  # noqa: E402
 from mathutils.bvhtree import BVHTree  # noqa: E402
 
 report: dict = {}
@@ -134,6 +135,10 @@ def replaced(job: dict) -> None:
                                bpy.ops.ganfit.remove_hair, bpy.ops.ganfit.photo_hair))
     report["both"] = taken((add, bpy.ops.ganfit.photo_hair, bpy.ops.ganfit.match_photo, bpy.ops.ganfit.match_photo,
                             bpy.ops.ganfit.photo_hair, bpy.ops.ganfit.remove_hair, bpy.ops.ganfit.photo_hair))
+    report["other cut"] = taken((add, bpy.ops.ganfit.photo_hair, lambda: add("short"), bpy.ops.ganfit.remove_hair))
+    delete = lambda: bpy.data.objects.remove(strands())  # noqa: E731
+    report["deleted"] = taken((add, delete, bpy.ops.ganfit.match_photo, bpy.ops.ganfit.match_photo))
+    report["deleted in match"] = taken((add, bpy.ops.ganfit.match_photo, delete, bpy.ops.ganfit.match_photo))
     shell().hide_set(True)
     report["eye"] = taken((None, bpy.ops.ganfit.photo_hair))
     undo = []
@@ -191,9 +196,10 @@ def follows(job: dict) -> None:
     head().hide_set(False)
     bpy.ops.ganfit.sculpt_prepare(levels=1)
     copy = find("ganfit_sculpt_of")
-    report["sculpting"] = [seen(shell()), "ganfit_hair_shell" in copy, float(np.abs(evaluated(shell()) - plain).max())]
+    report["sculpting"] = [state_of(shell()), "ganfit_hair_shell" in copy]
     carve(copy)
     bpy.ops.ganfit.sculpt_transfer(keep_detail=False)
+    report["sculpting"].append(state_of(shell()))
     report["transferred"] = float(np.linalg.norm(evaluated(shell()) - plain, axis=1).max())
     person(job["bundle"])
     keys = head().data.shape_keys.key_blocks
@@ -205,6 +211,59 @@ def follows(job: dict) -> None:
     bpy.ops.object.mode_set(mode="OBJECT")
     bpy.ops.ganfit.sculpt_transfer(keep_detail=False)
     report["raised"] = float(np.abs(evaluated(shell()) - plain - [0, 0.002, 0.006]).max())
+
+
+def state_of(thing: bpy.types.Object) -> list[bool]:
+    """Whether it is hidden: in this view, in all views, in renders."""
+    return [thing.hide_get(), thing.hide_viewport, thing.hide_render]
+
+
+def set_aside(job: dict) -> None:
+    """What a sculpt does to it: hidden by the eye before, shown or hidden by its button meanwhile, exported."""
+    path = Path(job["out"]) / "sculpted.glb"
+    report["aside"], report["aside files"] = {}, {}
+    button, match = bpy.ops.ganfit.photo_hair, bpy.ops.ganfit.match_photo
+    acts = {"button": (button,), "twice": (button, button), "match": (match, match),
+            "again": (button, lambda: bpy.ops.ganfit.sculpt_prepare(levels=1))}
+    for name in ("eye", "button", "twice", "nothing", "match", "again"):
+        person(job["egg"])
+        if name == "eye":
+            shell().hide_set(True)
+        bpy.ops.ganfit.sculpt_prepare(levels=1)
+        states = [state_of(shell())]
+        for act in acts.get(name, ()):
+            act()
+            states.append(state_of(shell()))
+        bpy.ops.ganfit.sculpt_discard()
+        report["aside"][name] = [*states, state_of(shell())]
+    for name, eye in (("shown", False), ("hidden", True)):
+        person(job["egg"])
+        shell().hide_set(eye)
+        bpy.ops.ganfit.sculpt_prepare(levels=1)
+        with quiet_stdout():
+            bpy.ops.ganfit.export(filepath=str(path), kind="GLB", level=0)
+        report["aside files"][name] = [state_of(shell()), read(path, None)["names"]]
+
+
+def framed(job: dict) -> None:
+    """Where the studio's picture has the hair, by how it is stretched, and where the lamps stand then."""
+    report["studio"] = {}
+    for name, scale in (("bald", None), ("own", (1, 1, 1)), ("high", (1, 1, 1.6)), ("wide", (2, 1.5, 1))):
+        person(job["bundle"])
+        shell().scale = scale or (1, 1, 1)
+        if scale is None:
+            bpy.ops.ganfit.photo_hair()
+        bpy.ops.ganfit.studio()
+        bpy.context.view_layer.update()
+        scene, matrix = bpy.context.scene, shell().matrix_world
+        places = [world_to_camera_view(scene, scene.camera, matrix @ Vector(place)) for place in evaluated(shell())]
+        heads = [world_to_camera_view(scene, scene.camera, head().matrix_world @ Vector(place))
+                 for place in evaluated(head())]
+        x, y, _ = np.array(places).T
+        lamps = {thing.name: [*thing.location, thing.data.size, thing.data.energy] for thing in scene.objects
+                 if thing.type == "LIGHT" and not thing.hide_render}
+        report["studio"][name] = {"hair": [x.min(), x.max(), y.min(), y.max()], "lamps": lamps,
+                                  "head": float(np.ptp(np.array(heads)[:, 1]))}
 
 
 def exported(job: dict) -> None:
@@ -225,6 +284,17 @@ def exported(job: dict) -> None:
         with quiet_stdout():
             bpy.ops.ganfit.export(filepath=str(out / f"{kind.lower()}_bald"), kind=kind, level=0)
         report[f"{kind} bald"] = read(out / f"{kind.lower()}_bald{ending}", None)
+    report["matched files"] = []
+    for by_hand in (False, True):
+        person(job["bundle"])
+        bpy.ops.ganfit.add_hair(cut="buzz", count=COUNT)
+        if by_hand:
+            bpy.ops.ganfit.photo_hair()
+        bpy.ops.ganfit.match_photo()
+        visible = seen(shell())
+        with quiet_stdout():
+            bpy.ops.ganfit.export(filepath=str(out / "matched"), kind="GLB", level=0)
+        report["matched files"].append([visible, read(out / "matched.glb", None)["names"]])
 
 
 def read(path: Path, wanted: np.ndarray | None) -> dict:
@@ -354,7 +424,7 @@ def awkward(job: dict) -> None:
 def main(job: dict) -> None:
     """All of it."""
     install(job["zip"])
-    for part in (imported, matched, replaced, follows, exported, awkward):
+    for part in (imported, matched, replaced, follows, set_aside, framed, exported, awkward):
         part(job)
     answer(Path(job["out"]) / "shell.json", **report)
 
