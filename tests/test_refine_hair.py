@@ -15,7 +15,7 @@ from test_refine import SEED, SIZE, Sitter, sitter  # noqa: E402, F401
 
 from backend.assemble import picture  # noqa: E402
 from backend.refine.hair import HAIR_FACING, HAIR_RIM, hair_layer, seen_hair  # noqa: E402
-from backend.refine.matte import Matte, hair_matte  # noqa: E402
+from backend.refine.matte import Matte, _without_islands, hair_matte  # noqa: E402
 from backend.refine.refine import _unwrap, refine, region_maps  # noqa: E402
 from backend.render.color import linear_to_srgb, srgb_to_linear  # noqa: E402
 
@@ -220,6 +220,19 @@ def test_skin_that_the_matte_takes_for_hair(sitter: Sitter, grey: bool) -> None:
         return
     assert layer[:, 3:][forehead].mean() < 0.1
     assert (srgb_to_linear(layer[:, :3]).mean(1, keepdim=True)[core] < 0.1).float().mean() > 0.98
+
+
+def test_small_patches_of_skin_within_hair_are_hair() -> None:
+    """A small one that hair surrounds; not one that reaches the face, nor a large one."""
+    side = 120
+    rows, columns = np.indices((side, side))
+    hair = rows < 60
+    skin = ~hair | ((rows - 30) ** 2 + (columns - 30) ** 2 < 16) | ((rows - 30) ** 2 + (columns - 80) ** 2 < 196)
+    skin |= (rows > 55) & (abs(columns - 50) < 4)
+    found, left = _without_islands((hair & ~skin).astype(float), skin.astype(float), 110.0)
+    assert found[30, 30] == 1 and left[30, 30] == 0
+    assert (left[30, 80], left[58, 50], left[100, 60]) == (1, 1, 1)
+    assert np.abs(found + left - 1).max() == 0
 
 
 def test_shine_within_a_fringe_is_no_skin(sitter: Sitter) -> None:  # noqa: F811

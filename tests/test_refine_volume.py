@@ -157,6 +157,16 @@ def test_what_no_photo_shows_is_neither_bare_nor_thin() -> None:
     assert volume._tamed(skull, wing, np.ones_like(full), 0.03).max() < 0.05
 
 
+def test_loose_spots_are_dropped() -> None:
+    cover, scalp = np.zeros(TEXTURE), np.zeros(TEXTURE, bool)
+    scalp[:200] = True
+    cover[100:300, 100:400] = 1  # hangs from the scalp
+    cover[300:304, 100:400] = 0.2  # its soft edge
+    cover[400:420, 600:620] = 1
+    found = volume._rooted(cover, scalp)
+    assert found[400:420, 600:620].max() == 0 and (found[:304] == cover[:304]).all()
+
+
 def test_the_skin_is_what_the_photo_shows_bare(sitter: Sitter) -> None:  # noqa: F811
     """Also below a fringe."""
     regions = region_maps(sitter.person, WORK_SIZE)

@@ -85,6 +85,8 @@ SWEEPS = (10, 40)
 """Steps of conjugate gradients in the first rounds and in the last."""
 STRAY = 0.02
 """Least part of a patch of hair that has to lie on the scalp."""
+ISLAND, SURROUNDED = 0.005, 0.9
+"""Largest patch of skin within hair that is hair, in the head's area; the share of hair around it."""
 BAR = 5
 """Hair, pixels, that is narrower than this is a frame of glasses, a shadow or an outline; fringes are let off."""
 
@@ -415,4 +417,20 @@ def _connected(shares: np.ndarray, seen: _Scene) -> np.ndarray:
         index = np.arange(1, count + 1)
         rooted = ndimage.mean(scalp & seen.head, labels, index) > STRAY
         hair = np.where(np.concatenate([[True], rooted])[labels], hair, 0)
-    return np.stack([hair, shares[..., SKIN], 1 - hair - shares[..., SKIN]], -1).clip(0, 1).astype(np.float32)
+    hair, skin = _without_islands(hair, shares[..., SKIN], seen.unit)
+    return np.stack([hair, skin, 1 - hair - skin], -1).clip(0, 1).astype(np.float32)
+
+
+def _without_islands(hair: np.ndarray, skin: np.ndarray, unit: float) -> tuple[np.ndarray, np.ndarray]:
+    """Hair and skin (S, S), small patches of skin that hair surrounds being hair: shine, or strands of the skin's
+    colour. unit: root of the head's area, pixels."""
+    labels, count = ndimage.label(skin > 0.5)
+    sizes = np.bincount(labels.ravel(), minlength=count + 1)
+    for number in range(1, count + 1):
+        if sizes[number] > ISLAND * unit**2:
+            continue
+        island = ndimage.binary_dilation(labels == number, iterations=EDGE_PX)
+        ring = ndimage.binary_dilation(island) & ~island
+        if (hair[ring] > 0.5).mean() > SURROUNDED:
+            hair, skin = np.where(island, hair + skin, hair), np.where(island, 0, skin)
+    return hair, skin

@@ -83,6 +83,8 @@ RAGGED = 0.25
 """How uneven ends are that are not seen."""
 SLIT = 81
 """Width of slits that are closed, texels."""
+LOOSE, SOFT_EDGE = 0.25, 6
+"""Cover from which texels hang together; width of the soft edge around them, texels."""
 BALD, ALIKE, SMOOTH = 0.01, 0.8, 0.07
 """Least share of the texture that has to be seen as hair; difference of hair and skin in log colour, and contrast of
 the hair, under which both there is none."""
@@ -415,6 +417,7 @@ def _texture(scene: Assembled, skull: Skull, views: Sequence[Look], photos: Sequ
     rest = _ragged(_upsampled(prior[..., None])[..., 0])
     alpha = seen * alpha + other * alpha[:, ::-1] + (1 - seen - other) * rest
     alpha = _closed(alpha) * _upsampled(allowed[..., None])[..., 0]
+    alpha = _rooted(alpha, _upsampled(skull.scalp[..., None])[..., 0] > 0.5)
     return np.concatenate([rgb, alpha[..., None]], -1)
 
 
@@ -469,6 +472,16 @@ def _closed(cover: np.ndarray) -> np.ndarray:
     angle = np.abs((np.arange(TEXTURE[1]) + 0.5) / TEXTURE[1] * 2 - 1) * np.pi
     before = _smoothstep(row, DOME - 8, DOME - 4) * (1 - _smoothstep(angle, 1.8, 2.1))
     return cover + before * (ndimage.grey_closing(cover, (1, SLIT)) - cover)
+
+
+def _rooted(cover: np.ndarray, scalp: np.ndarray) -> np.ndarray:
+    """(H, W) without what does not hang together with hair on the scalp (H, W) bool."""
+    labels, count = ndimage.label(cover > LOOSE)
+    kept = np.zeros(count + 1, bool)
+    kept[np.unique(labels[scalp])] = True
+    kept[0] = False
+    near = ndimage.binary_dilation(kept[labels], iterations=SOFT_EDGE)
+    return np.where(near, cover, 0.0)
 
 
 def _ragged(cover: np.ndarray) -> np.ndarray:
