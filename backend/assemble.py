@@ -28,8 +28,8 @@ class Assembled:
     cage (V0, 3) without offsets, offsets (V0, 3), verts1 (V, V1, 3) with them: metres, metric scale; landmarks (68, 3):
     metres, view 0; generated (1, 3, S, S): the generator's map, sRGB; texture (1, 3, R, R): the albedo that is shown,
     also the generator's until a refinement replaces it; normal (1, 3, R, R), roughness (1, 1, R, R): the refinement's;
-    hair (1, 4, H, H): colour, sRGB, and cover of the hair on the head, None without; shell: the hair that stands off
-    it, None without. All maps are in [0, 1], in 8-bit steps.
+    hair (1, 4, H, H): colour, sRGB, and cover of the hair on the head, None without; hair_shell: the hair that stands
+    off it, None without. All maps are in [0, 1], in 8-bit steps.
     """
 
     person: Person
@@ -45,7 +45,7 @@ class Assembled:
     normal: Tensor | None = None
     roughness: Tensor | None = None
     hair: Tensor | None = None
-    shell: Shell | None = None
+    hair_shell: Shell | None = None
 
     @cached_property
     def shown(self) -> Tensor:
@@ -91,17 +91,17 @@ def picture(scene: Assembled, view: int, camera: Camera, lights: Lights | None =
     with torch.no_grad():
         lights = lights or scene.lights[view]
         head = scene.person.picture(scene.verts1[view:view + 1], texture, palette, camera, lights)
-        if grey or scene.shell is None:
+        if grey or scene.hair_shell is None:
             return Picture.of(head)
-        return with_shell(scene.person.raster, head, scene.shell, camera, lights)
+        return with_shell(scene.person.raster, head, scene.hair_shell, camera, lights)
 
 
 def head_box(scene: Assembled, view: int, bare: bool = False) -> tuple[float, float, float]:
     """(x0, y0, side) of the square that holds the projected head, `bare` or with its hair, in a photo, with a margin,
     pixels."""
     shown = scene.verts1[view]
-    if scene.shell is not None and not bare:
-        shown = torch.cat([shown, scene.shell.covered])
+    if scene.hair_shell is not None and not bare:
+        shown = torch.cat([shown, scene.hair_shell.covered])
     points = scene.cameras[view].project(shown[None])[0]
     low, high = points.min(0).values, points.max(0).values
     side = float((high - low).max()) * 1.04

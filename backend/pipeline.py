@@ -344,7 +344,7 @@ def bundle_files(scene: Assembled, result: dict, photos: list[np.ndarray]
     """
     head, scale = scene.person.head, result["shape"]["scale"]
     maps = {GENERATOR: scene.generated, ALBEDO: scene.texture, NORMAL: scene.normal, ROUGHNESS: scene.roughness,
-            HAIR: scene.hair, HAIR_SHELL: None if scene.shell is None else scene.shell.texture}
+            HAIR: scene.hair, HAIR_SHELL: None if scene.hair_shell is None else scene.hair_shell.texture}
     textures = {name: map_pixels(values) for name, values in maps.items() if values is not None}
     for name, pixels in {**textures, **{f"photo_{i:02d}.png": photo for i, photo in enumerate(photos)}}.items():
         yield name, partial(png, pixels)
@@ -353,7 +353,7 @@ def bundle_files(scene: Assembled, result: dict, photos: list[np.ndarray]
     carried = textures | {ALBEDO: map_pixels(scene.shown)}
     neutral = (scene.cage + scene.offsets).cpu().numpy()
     expression = [result["views"][0]["expression"][n] for n in head.expression_names]
-    hair = None if scene.shell is None else glb_hair(scene.shell, textures[HAIR_SHELL])
+    hair = None if scene.hair_shell is None else glb_hair(scene.hair_shell, textures[HAIR_SHELL])
     yield "head.glb", lambda: glb.glb_bytes(head, neutral, scale, expression, palette=result["palette"], hair=hair,
                                             **glb_textures(carried))
     yield "landmarks68.json", partial(json_bytes, scene.landmarks.tolist())
@@ -434,9 +434,9 @@ def head_npz(scene: Assembled, scale: float) -> bytes:
             "makehuman_index": head.makehuman_index.to(torch.int32), "palette_weights": head.palette_weights0,
             "region_masks": torch.stack([head.regions[n] for n in head.regions]).float(),
             "identity_deltas": (head.identity[:SHAPE_SLIDERS] * scale).half()}
-    if scene.shell is not None:
-        host |= {"hair_verts": scene.shell.verts, "hair_quads": scene.shell.quads.to(torch.int32),
-                 "hair_uvs": scene.shell.corner_uv}
+    if scene.hair_shell is not None:
+        host |= {"hair_verts": scene.hair_shell.verts, "hair_quads": scene.hair_shell.quads.to(torch.int32),
+                 "hair_uvs": scene.hair_shell.corner_uv}
     arrays = {k: v.cpu().numpy() for k, v in host.items()}
     names = {"part_names": head.PARTS, "expression_names": head.expression_names, "palette_names": head.palette_names,
              "region_names": list(head.regions),

@@ -43,7 +43,7 @@ def orbit(scene: Assembled, yaw: float, size: int, device: torch.device) -> Came
     centre = ((points.min(0).values + points.max(0).values) / 2)[None]
     radius = float((points - centre).norm(dim=1).max())
     away = torch.tensor([[math.sin(angle), 0.0, math.cos(angle)]], device=device)
-    room = 1.0 if scene.shell is None else 1 + HAIR_ROOM
+    room = 1.0 if scene.hair_shell is None else 1 + HAIR_ROOM
     return Camera.look_at(centre + away, centre, 2 * math.atan(radius * 0.95 * room), (size, size))
 
 
@@ -58,7 +58,7 @@ def _cells(scene: Assembled, view: int, photo: np.ndarray) -> list[np.ndarray]:
     """The eight pictures of one view, (CELL, CELL, 3) uint8 each."""
     device = scene.verts1.device
     x0, y0, side = head_box(scene, view, bare=True)
-    room = 0.0 if scene.shell is None else HAIR_ROOM * side
+    room = 0.0 if scene.hair_shell is None else HAIR_ROOM * side
     x0, y0, side = x0 - room / 2, y0 - 0.7 * room, side + room
     transform = torch.tensor([[side / CELL, 0, x0], [0, side / CELL, y0]])
     background = crop_photo(photo, transform, CELL).permute(0, 2, 3, 1).to(device)

@@ -84,7 +84,7 @@ def test_hair_can_be_left_out_and_shows_in_pictures(sitter: Sitter) -> None:  # 
     scene = refine(sitter.scene, [photo], SIZE, SEED)
     assert refine(sitter.scene, [photo], SIZE, SEED, with_hair=False).hair is None
     camera = scene.cameras[0]
-    bare = dataclasses.replace(scene, hair=None, shell=None)
+    bare = dataclasses.replace(scene, hair=None, hair_shell=None)
     with_layer, without = (picture(s, 0, camera).rgb for s in (scene, bare))
     wanted = torch.from_numpy(np.asarray(photo, np.float32)) / 255
     darker = (without - with_layer).mean(-1)[0] > 0.1

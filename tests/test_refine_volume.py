@@ -50,14 +50,14 @@ def photo_of(scene: Assembled, wall: tuple[int, int, int] = (70, 100, 130)) -> t
     """(H, W, 3) uint8 photo of a scene before a wall, and (H, W) bool: where it shows hair."""
     out = picture(scene, 0, scene.cameras[0])
     over = (out.rgb + (1 - out.alpha) * torch.tensor(wall) / 255)[0].numpy()
-    bare = picture(dataclasses.replace(scene, shell=None), 0, scene.cameras[0])
+    bare = picture(dataclasses.replace(scene, hair_shell=None), 0, scene.cameras[0])
     changed = (out.rgb - bare.rgb)[0].abs().amax(-1) + (out.alpha - bare.alpha)[0, ..., 0].abs()
     return (over * 255).round().astype(np.uint8), (changed > 0.05).numpy()
 
 
 def matte_of(scene: Assembled, hair: np.ndarray) -> Matte:
     """The matte of a photo of which one knows what it shows."""
-    alpha = picture(dataclasses.replace(scene, shell=None), 0, scene.cameras[0]).alpha[0, ..., 0].numpy() > 0.5
+    alpha = picture(dataclasses.replace(scene, hair_shell=None), 0, scene.cameras[0]).alpha[0, ..., 0].numpy() > 0.5
     side = max(hair.shape)
     shares = torch.zeros(side, side, 3)
     classes = np.stack([hair, alpha & ~hair, ~alpha & ~hair], -1)
@@ -92,10 +92,10 @@ def overlap(a: torch.Tensor, b: torch.Tensor) -> float:
 @pytest.mark.parametrize("down_to", [None, -0.09])
 def test_hair_stands_off_as_far_as_it_does(sitter: Sitter, down_to: float | None) -> None:  # noqa: F811
     """Short hair, and long hair down to the chin: its outline in the photo is met, and from other sides nearly."""
-    truth = dataclasses.replace(sitter.scene, shell=wig(sitter.scene, down_to=down_to))
+    truth = dataclasses.replace(sitter.scene, hair_shell=wig(sitter.scene, down_to=down_to))
     shell = found_in(sitter, truth)
     assert shell is not None
-    found = dataclasses.replace(sitter.scene, shell=shell)
+    found = dataclasses.replace(sitter.scene, hair_shell=shell)
     seen, wanted = (picture(s, 0, s.cameras[0]) for s in (found, truth))
     bare = picture(sitter.scene, 0, sitter.scene.cameras[0])
     assert overlap(seen.alpha, wanted.alpha) > 0.97 > overlap(bare.alpha, wanted.alpha) + 0.05
@@ -112,7 +112,7 @@ def test_thickness_is_in_metres(sitter: Sitter) -> None:  # noqa: F811
     """Above the ears, where the photo shows the outline, to the step in which it is searched and a pixel."""
     skull = skull_of(sitter.scene)
     for thick in (0.012, 0.04):
-        shell = found_in(sitter, dataclasses.replace(sitter.scene, shell=wig(sitter.scene, thick)))
+        shell = found_in(sitter, dataclasses.replace(sitter.scene, hair_shell=wig(sitter.scene, thick)))
         assert shell is not None
         row, column, radius = skull.chart.place(shell.verts.numpy().astype(float))
         beside = (row > DOME - 12) & (row < DOME - 3) & (np.abs(np.abs(volume.angles()[column]) - math.pi / 2) < 0.3)
@@ -120,7 +120,7 @@ def test_thickness_is_in_metres(sitter: Sitter) -> None:  # noqa: F811
 
 
 def test_the_face_stays_free(sitter: Sitter) -> None:  # noqa: F811
-    truth = dataclasses.replace(sitter.scene, shell=wig(sitter.scene, down_to=-0.09))
+    truth = dataclasses.replace(sitter.scene, hair_shell=wig(sitter.scene, down_to=-0.09))
     shell = found_in(sitter, truth)
     assert shell is not None
     regions = sitter.person.head.regions
@@ -128,7 +128,7 @@ def test_the_face_stays_free(sitter: Sitter) -> None:  # noqa: F811
     shown = sitter.person.head.subdivide(middle.to(sitter.scene.verts1))
     for yaw in (0.0, -25.0, 25.0):
         camera = turned(truth, yaw)
-        out = picture(dataclasses.replace(sitter.scene, shell=shell), 0, camera, soft_light(shell.verts.device))
+        out = picture(dataclasses.replace(sitter.scene, hair_shell=shell), 0, camera, soft_light(shell.verts.device))
         on_face = sitter.person.raster.interpolate(shown, out.head.rast, sitter.person.head.tri1)[..., 0] > 0.5
         hidden = ((out.rgb - out.head.rgb).abs().amax(-1) > 0.02)[on_face]
         assert hidden.float().mean() < 0.02, yaw
@@ -170,7 +170,7 @@ def test_loose_spots_are_dropped() -> None:
 def test_the_skin_is_what_the_photo_shows_bare(sitter: Sitter) -> None:  # noqa: F811
     """Also below a fringe."""
     regions = region_maps(sitter.person, WORK_SIZE)
-    photo, hair = photo_of(dataclasses.replace(sitter.scene, shell=wig(sitter.scene)))
+    photo, hair = photo_of(dataclasses.replace(sitter.scene, hair_shell=wig(sitter.scene)))
     laid = _unwrap(sitter.scene, 0, photo, WORK_SIZE, HAIR_FACING, HAIR_RIM)
     seen = seen_hair(laid, matte_of(sitter.scene, hair), regions)
     assert skin_colour([seen], regions) == pytest.approx(skin_of(sitter, "forehead", "cheek"), abs=0.1)
@@ -182,7 +182,7 @@ def test_the_skin_is_what_the_photo_shows_bare(sitter: Sitter) -> None:  # noqa:
 
 def test_light_is_not_in_its_colour(sitter: Sitter) -> None:  # noqa: F811
     """Under a warm sun from one side the albedo is the same at both."""
-    shell = found_in(sitter, dataclasses.replace(sitter.scene, shell=wig(sitter.scene)))
+    shell = found_in(sitter, dataclasses.replace(sitter.scene, hair_shell=wig(sitter.scene)))
     assert shell is not None
     texture = shell.texture[0].numpy()
     front = slice(TEXTURE[1] // 4, 3 * TEXTURE[1] // 4)
@@ -200,12 +200,12 @@ def test_none_for_a_bald_head_and_for_what_is_like_skin(sitter: Sitter) -> None:
     colour = tuple(np.exp(skin_of(sitter)).tolist())
     for contrast, is_hair in ((0.0, False), (0.4, True)):
         alike = wig(sitter.scene, colour=colour, contrast=contrast)
-        assert (found_in(sitter, dataclasses.replace(sitter.scene, shell=alike)) is not None) == is_hair
+        assert (found_in(sitter, dataclasses.replace(sitter.scene, hair_shell=alike)) is not None) == is_hair
 
 
 def test_two_photos_agree_with_one(sitter: Sitter) -> None:  # noqa: F811
     """The same photo twice gives the same hair, and twice the same run the same bits."""
-    truth = dataclasses.replace(sitter.scene, shell=wig(sitter.scene))
+    truth = dataclasses.replace(sitter.scene, hair_shell=wig(sitter.scene))
     photo, hair = photo_of(truth)
     matte, skin, scene = matte_of(truth, hair), skin_of(sitter), sitter.scene
     twice = dataclasses.replace(scene, verts1=scene.verts1.repeat(2, 1, 1), cameras=2 * scene.cameras,
@@ -244,13 +244,13 @@ def test_only_what_lies_before_the_head_hides_it(sitter: Sitter) -> None:  # noq
     shell = wig(scene, 0.06)
     full = shell.texture.clone()
     full[:, 3] = 1
-    closed = dataclasses.replace(scene, shell=dataclasses.replace(shell, texture=full))
+    closed = dataclasses.replace(scene, hair_shell=dataclasses.replace(shell, texture=full))
     out = picture(closed, 0, camera)
     inside = out.head.alpha > 0.5
     assert ((out.rgb - out.head.rgb).abs().amax(-1, keepdim=True) > 0.02)[inside].float().mean() > 0.95
     half = full.clone()
     half[:, 3, :, TEXTURE[1] // 4:3 * TEXTURE[1] // 4] = 0
-    behind = picture(dataclasses.replace(scene, shell=dataclasses.replace(shell, texture=half)), 0, camera)
+    behind = picture(dataclasses.replace(scene, hair_shell=dataclasses.replace(shell, texture=half)), 0, camera)
     core = torch.nn.functional.max_pool2d(1 - out.head.alpha.permute(0, 3, 1, 2), 61, 1, 30).permute(0, 2, 3, 1) < 0.01
     assert (behind.rgb - out.head.rgb).abs().amax(-1, keepdim=True)[core].max() < 1e-5
     assert behind.alpha.sum() > 1.1 * out.head.alpha.sum()
@@ -258,7 +258,7 @@ def test_only_what_lies_before_the_head_hides_it(sitter: Sitter) -> None:  # noq
 
 def test_the_wall_beside_the_head_is_no_hair(sitter: Sitter) -> None:  # noqa: F811
     """A wall that turns, below, into the hair's own colour."""
-    scene = dataclasses.replace(sitter.scene, shell=wig(sitter.scene, colour=(0.55, 0.53, 0.5)))
+    scene = dataclasses.replace(sitter.scene, hair_shell=wig(sitter.scene, colour=(0.55, 0.53, 0.5)))
     out = picture(scene, 0, scene.cameras[0])
     height, width = out.rgb.shape[1:3]
     down = torch.linspace(0, 1, height)[:, None, None] ** 0.7
@@ -273,19 +273,19 @@ def test_the_wall_beside_the_head_is_no_hair(sitter: Sitter) -> None:  # noqa: F
 
 
 def test_refining_gives_it_unless_hair_is_left_out(sitter: Sitter) -> None:  # noqa: F811
-    truth = dataclasses.replace(sitter.scene, shell=wig(sitter.scene))
+    truth = dataclasses.replace(sitter.scene, hair_shell=wig(sitter.scene))
     photo, _ = photo_of(truth)
     found = refine(sitter.scene, [photo], WORK_SIZE, 0)
-    assert found.shell is not None and found.hair is not None
+    assert found.hair_shell is not None and found.hair is not None
     seen, wanted = (picture(s, 0, s.cameras[0]).alpha for s in (found, truth))
     assert overlap(seen, wanted) > 0.95
-    assert refine(sitter.scene, [photo], WORK_SIZE, 0, with_hair=False).shell is None
+    assert refine(sitter.scene, [photo], WORK_SIZE, 0, with_hair=False).hair_shell is None
 
 
 def test_pictures_hold_all_of_it(sitter: Sitter) -> None:  # noqa: F811
     """The render of the photo's size, and its box, end with the hair and not with the head."""
     shell = wig(sitter.scene, 0.05)
-    scene = dataclasses.replace(sitter.scene, shell=shell)
+    scene = dataclasses.replace(sitter.scene, hair_shell=shell)
     places = scene.cameras[0].project(shell.covered[None])[0]
     x0, y0, side = head_box(scene, 0)
     assert (places >= torch.tensor([x0, y0])).all() and (places <= torch.tensor([x0 + side, y0 + side])).all()

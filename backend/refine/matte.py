@@ -217,7 +217,7 @@ def _look(scene: Assembled, view: int, photo: np.ndarray, window: tuple[float, f
     step = side / SIDE
     pixels = crop_photo(photo, torch.tensor([[step, 0, x0], [0, step, y0]]), SIDE)[0].permute(1, 2, 0)
     camera = scene.cameras[view].crop(x0, y0, 1 / step, (SIDE, SIDE))
-    drawn = picture(replace(scene, hair=None, shell=None, texture=scene.generated), view, camera).head
+    drawn = picture(replace(scene, hair=None, hair_shell=None, texture=scene.generated), view, camera).head
     centres = (np.arange(SIDE) + 0.5) * step
     inside = [(axis > 1) & (axis < limit - 1) for axis, limit in zip((centres + y0, centres + x0), photo.shape[:2],
                                                                      strict=True)]

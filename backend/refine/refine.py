@@ -82,7 +82,7 @@ def refine(scene: Assembled, photos: list[np.ndarray], size: int, seed: int, wit
     layer = hair_layer(hair, regions) if with_hair else None
     shell = hair_shell(scene, mattes, photos, skin_colour(hair, regions)) if layer is not None else None
     return replace(scene, texture=_eight_bits(linear_to_srgb(albedo)), normal=_eight_bits(normal_map(relief, mm)),
-                   roughness=_eight_bits(roughness_map(large, relief)), hair=layer, shell=shell)
+                   roughness=_eight_bits(roughness_map(large, relief)), hair=layer, hair_shell=shell)
 
 
 def region_maps(person: Person, size: int) -> dict[str, Tensor]:
