@@ -100,5 +100,5 @@ def quiet_stdout() -> Iterator[None]:
 
 
 def answer(path: str | Path, **values: object) -> None:
-    """Writes a script's findings for the test that has started it."""
-    Path(path).write_text(json.dumps(values), "utf-8")
+    """Writes a script's findings for the test that has started it; numpy's numbers as plain ones."""
+    Path(path).write_text(json.dumps(values, default=lambda value: value.item()), "utf-8")
