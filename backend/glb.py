@@ -57,13 +57,12 @@ class Surface:
     """A textured surface with holes.
 
     Attributes:
-        verts: (V, 3) metres; corners: (T, 3) its triangles.
+        verts: (V, 3) metres.
         vertex, uv: (N,) and (N, 2) pairs of a vertex and a place in the picture, v up; triangles: (T, 3) of such pairs.
         picture: PNG of colour and cover.
     """
 
     verts: np.ndarray
-    corners: np.ndarray
     vertex: np.ndarray
     uv: np.ndarray
     triangles: np.ndarray
@@ -132,7 +131,7 @@ def glb_bytes(
     if hair is not None:
         shape = {
             "POSITION": hair.verts[hair.vertex],
-            "NORMAL": vertex_normals(hair.verts, hair.corners)[hair.vertex],
+            "NORMAL": vertex_normals(hair.verts, hair.vertex[hair.triangles])[hair.vertex],
             "TEXCOORD_0": hair.uv * (1, -1) + (0, 1),
         }
         material = gltf.material(HAIR_STYLE, hair.picture, cut_out=True)

@@ -421,7 +421,7 @@ def glb_textures(textures: dict[str, np.ndarray]) -> dict[str, bytes]:
 def glb_hair(shell: Shell, pixels: np.ndarray) -> glb.Surface:
     """The hair that stands off the head, as the GLB carries it; pixels (H, W, 4) uint8."""
     vertex, uv, triangles = (values.cpu().numpy() for values in shell.unwelded)
-    return glb.Surface(shell.verts.cpu().numpy(), shell.triangles.cpu().numpy(), vertex, uv, triangles, png(pixels))
+    return glb.Surface(shell.verts.cpu().numpy(), vertex, uv, triangles, png(pixels))
 
 
 def head_npz(scene: Assembled, scale: float) -> bytes:

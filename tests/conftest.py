@@ -59,6 +59,18 @@ def gltf_validator() -> Path:
 
 
 @pytest.fixture(scope="session")
+def head_files() -> Path:
+    """The folder of the head model's files."""
+    from backend import assets
+    from backend.errors import GanfitError
+
+    try:
+        return assets.require("makehuman")
+    except GanfitError as error:
+        pytest.skip(f"the head model's files are not installed ({error.hint})")
+
+
+@pytest.fixture(scope="session")
 def astronaut() -> Path:
     """The sample photo: NASA's portrait of Eileen Collins, public domain, 512x512, out of scikit-image."""
     skimage = pytest.importorskip("skimage")

@@ -14,7 +14,6 @@ import pytest
 from test_blender_import import SCRIPTS, run_blender
 
 from backend import assets
-from backend.errors import GanfitError
 from backend.head import makehuman
 from ganfit_blender import protocol, setup_env
 from ganfit_blender.job import FINISHED, WorkerJob
@@ -34,12 +33,8 @@ class Bodied(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory) -> dict[str, np.ndarray]:
+def data(tmp_path_factory, head_files) -> dict[str, np.ndarray]:
     """`body.npz` as the real worker writes it."""
-    try:
-        assets.require("makehuman")
-    except GanfitError as error:
-        pytest.skip(f"the head model's files are not installed ({error.hint})")
     folder = tmp_path_factory.mktemp("worker")
     root = SCRIPTS.parent.parent
     environment = setup_env.backend_environment(root, None)

@@ -14,9 +14,6 @@ from scipy.spatial import cKDTree
 from test_blender_import import run_blender
 from test_glb import validate
 
-from backend import assets
-from backend.errors import GanfitError
-
 NAMES = {"skin": "Head", "eye_left": "EyeLeft", "eye_right": "EyeRight", "teeth": "Teeth", "tongue": "Tongue",
          "lashes": "Lashes"}
 VALUES = {"jawOpen": 0.5, "mouthSmileLeft": 0.25}
@@ -92,11 +89,7 @@ def model(bundle: Path, placed: np.ndarray) -> dict[tuple[str, int], Truth]:
 
 
 @pytest.fixture(scope="module")
-def back(bpy_python, extension_zip, tmp_path_factory) -> Back:
-    try:
-        assets.require("makehuman")
-    except GanfitError as error:
-        pytest.skip(f"the head model's files are not installed ({error.hint})")
+def back(bpy_python, extension_zip, tmp_path_factory, head_files) -> Back:
     import real_bundle
 
     folder = tmp_path_factory.mktemp("export")

@@ -14,8 +14,6 @@ from PIL import Image, ImageDraw
 from test_blender_import import run_blender
 from test_glb import validate
 
-from backend import assets
-from backend.errors import GanfitError
 from ganfit_blender.importer.axes import srgb_to_linear
 
 CUTS = ("buzz", "short", "back", "side", "bob")
@@ -43,11 +41,7 @@ def paint(folder: Path, pixels: np.ndarray, scalp: np.ndarray, hair: tuple[int, 
 
 
 @pytest.fixture(scope="module")
-def haired(bpy_python, extension_zip, tmp_path_factory) -> Haired:
-    try:
-        assets.require("makehuman")
-    except GanfitError as error:
-        pytest.skip(f"the head model's files are not installed ({error.hint})")
+def haired(bpy_python, extension_zip, tmp_path_factory, head_files) -> Haired:
     import real_bundle
     from synthetic_bundle import make_bundle
 

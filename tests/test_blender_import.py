@@ -15,9 +15,6 @@ import pytest
 from PIL import Image
 from scipy.spatial import cKDTree
 
-from backend import assets
-from backend.errors import GanfitError
-
 SCRIPTS = Path(__file__).parent / "blender_scripts"
 sys.path.insert(0, str(SCRIPTS))
 SAMPLES = 24
@@ -44,11 +41,7 @@ class Imported(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def imported(bpy_python, extension_zip, tmp_path_factory) -> Imported:
-    try:
-        assets.require("makehuman")
-    except GanfitError as error:
-        pytest.skip(f"the head model's files are not installed ({error.hint})")
+def imported(bpy_python, extension_zip, tmp_path_factory, head_files) -> Imported:
     import real_bundle
 
     folder = tmp_path_factory.mktemp("import")

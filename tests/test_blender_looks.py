@@ -13,8 +13,6 @@ import pytest
 from PIL import Image
 from test_blender_import import run_blender
 
-from backend import assets
-from backend.errors import GanfitError
 from ganfit_blender.importer.axes import linear_to_srgb, srgb_to_linear
 
 HAIR = (180, 40, 20)
@@ -32,11 +30,7 @@ class Looks(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def looks(bpy_python, extension_zip, tmp_path_factory) -> Looks:
-    try:
-        assets.require("makehuman")
-    except GanfitError as error:
-        pytest.skip(f"the head model's files are not installed ({error.hint})")
+def looks(bpy_python, extension_zip, tmp_path_factory, head_files) -> Looks:
     import real_bundle
 
     folder = tmp_path_factory.mktemp("looks")

@@ -5,18 +5,14 @@ from __future__ import annotations
 
 import json
 import shutil
-from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pytest
 from PIL import Image
 from scipy.spatial import cKDTree
-from test_blender_import import run_blender, to_glb
+from test_blender_import import Imported, run_blender, to_glb
 from test_glb import validate
 
-from backend import assets
-from backend.errors import GanfitError
 from ganfit_blender.importer.axes import srgb_to_linear
 
 PARTS = ["EyeLeft", "EyeRight", "Head", "Lashes", "Teeth", "Tongue"]
@@ -25,23 +21,8 @@ STATES = ("nothing", "rename_everything", "no_pictures", "no_material", "no_shel
           "no_layer", "disabled")
 
 
-class Shelled(NamedTuple):
-    """What the script wrote down, and what it should be."""
-
-    report: dict
-    arrays: dict[str, np.ndarray]
-    truth: dict[str, np.ndarray]
-    head: dict[str, np.ndarray]
-    bundle: Path
-    out: Path
-
-
 @pytest.fixture(scope="module")
-def shelled(bpy_python, extension_zip, tmp_path_factory) -> Shelled:
-    try:
-        assets.require("makehuman")
-    except GanfitError as error:
-        pytest.skip(f"the head model's files are not installed ({error.hint})")
+def shelled(bpy_python, extension_zip, tmp_path_factory, head_files) -> Imported:
     import real_bundle
     from synthetic_bundle import EGG_SHELL, add_shell, make_bundle
 
@@ -72,7 +53,7 @@ def shelled(bpy_python, extension_zip, tmp_path_factory) -> Shelled:
     run_blender(bpy_python, "shell.py", job, folder / "profile")
     report = json.loads((out / "shell.json").read_text("utf-8"))
     with np.load(out / "shell.npz") as arrays, np.load(folder / "gwen" / "head.npz") as head:
-        return Shelled(report, dict(arrays), truth, dict(head), folder / "gwen", out)
+        return Imported(report, dict(arrays), truth, dict(head), folder / "gwen", out)
 
 
 def test_it_is_an_object_of_quads_that_hangs_on_the_head(shelled):

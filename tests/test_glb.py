@@ -307,7 +307,7 @@ def test_hair_is_cut_out(gltf_validator: Path, tmp_path: Path) -> None:
     triangles[0][triangles[0] == 0] = len(verts)
     stream = io.BytesIO()
     Image.new("RGBA", (8, 8), (90, 60, 40, 128)).save(stream, "PNG")
-    hair = Surface(verts, corners, vertex, np.concatenate([uv, [[0.9, 0.9]]]), triangles, stream.getvalue())
+    hair = Surface(verts, vertex, np.concatenate([uv, [[0.9, 0.9]]]), triangles, stream.getvalue())
     data = glb_bytes(head, head.verts0.numpy(), 1.0, [0.0] * 52, palette=PALETTE, hair=hair, **skin_maps())
     issues = validate(gltf_validator, data, tmp_path)["issues"]
     assert (issues["numErrors"], issues["numWarnings"]) == (0, 0), issues["messages"]

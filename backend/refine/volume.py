@@ -42,8 +42,8 @@ GAPS = (0.01, 0.04, 0.06)
 OUTLINE = (0.9, 0.985)
 """Sine between the outward direction and the view from which the outline is measured, and from which fully."""
 WIDENS, BEYOND = 0.004, 0.035
-"""Metres by which hair may stand off more than in the row above, from the upper ends of the ears on, and more than the
-hair over the scalp does."""
+"""Metres by which hair may stand off more than in the row above, from somewhat over the ears on, and more than the hair
+over the scalp does."""
 HANGING = 0.4
 """Share of a row's outline that has to show hair for the row to count as hanging hair."""
 LONG = (5, 12)
@@ -106,7 +106,7 @@ class Chart:
     def rays(self) -> tuple[Map, Map]:
         """Origins and unit directions (ROWS, COLUMNS, 3)."""
         theta = angles()
-        polar = np.concatenate([np.linspace(0, np.pi / 2, DOME + 1), np.full(CURTAIN, np.pi / 2)])[:, None]
+        polar = polar_angles()[:, None]
         flat, up = np.sin(polar), np.cos(polar)
         outward = np.stack([flat * np.sin(theta), up + 0 * theta, flat * np.cos(theta)], -1)
         origin = np.broadcast_to(self.centre, outward.shape).copy()
@@ -217,6 +217,11 @@ def hair_shell(scene: Assembled, mattes: Sequence[Matte], photos: Sequence[np.nd
 def angles() -> np.ndarray:
     """(COLUMNS,) of the columns: 0 in front, positive at the subject's left, from -pi at the back."""
     return np.linspace(-np.pi, np.pi, COLUMNS, endpoint=False)
+
+
+def polar_angles() -> np.ndarray:
+    """(ROWS,) of the rows' directions: 0 up, pi / 2 flat on the cylinder."""
+    return np.concatenate([np.linspace(0, np.pi / 2, DOME + 1), np.full(CURTAIN, np.pi / 2)])
 
 
 def skull_of(scene: Assembled) -> Skull:
@@ -366,8 +371,7 @@ def _thickness(skull: Skull, measured: Map, known: Map, usual: float, cover: Map
     index[0] = 0  # the crown is one place
     size = index.max() + 1
     # Near the crown columns lie close to each other: what is a cone there has an edge in all of them.
-    polar = np.concatenate([np.linspace(0, np.pi / 2, DOME + 1), np.full(CURTAIN, np.pi / 2)])
-    near = np.minimum((COLUMNS / (4 * DOME * np.maximum(np.sin(polar), 1e-3))) ** 2, CROWDED)
+    near = np.minimum((COLUMNS / (4 * DOME * np.maximum(np.sin(polar_angles()), 1e-3))) ** 2, CROWDED)
     i = np.concatenate([index[:-1].ravel(), index[1:].ravel()])
     j = np.concatenate([index[1:].ravel(), np.roll(index[1:], -1, 1).ravel()])
     tie = np.concatenate([np.full((ROWS - 1) * COLUMNS, 1.0), np.repeat(near[1:], COLUMNS)])
@@ -389,6 +393,7 @@ def _texture(scene: Assembled, skull: Skull, views: Sequence[Look], photos: Sequ
     normals /= np.linalg.norm(normals, axis=-1, keepdims=True)
     origin, outward = skull.chart.rays()
     under = origin + outward * skull.bare[..., None]
+    under_normals = _normals(under)
     colour, cover = Mean((*TEXTURE, 3)), Mean(TEXTURE)
     for number, (view, photo) in enumerate(zip(views, photos, strict=True)):
         facing, pixel = view.facing(places, normals), view.project(places)
@@ -396,7 +401,7 @@ def _texture(scene: Assembled, skull: Skull, views: Sequence[Look], photos: Sequ
         hair = _smoothstep(view.hair(places), *COVERED)
         # Beside the face a point of the shell falls on hair that lies behind it, over skin that is seen. Only long hair
         # hangs before skin.
-        visible = _smoothstep(view.facing(under, _normals(under)), 0.0, 0.2)
+        visible = _smoothstep(view.facing(under, under_normals), 0.0, 0.2)
         likely = prior + visible * (_smoothstep(view.hair(under), *UNDER) - prior)
         likely = np.maximum(likely, long * prior)
         cover.add(hair * _upsampled(likely[..., None])[..., 0], inside * _smoothstep(facing, *FACING))

@@ -33,11 +33,6 @@ class Shell:
     corner_uv: torch.Tensor
     texture: torch.Tensor
 
-    @property
-    def triangles(self) -> torch.Tensor:
-        """(2 Q, 3) int64 corners in `verts`: the first halves of all quads, then the second ones."""
-        return torch.cat([self.quads[:, [0, 1, 2]], self.quads[:, [0, 2, 3]]])
-
     @cached_property
     def covered(self) -> torch.Tensor:
         """(N, 3) the corners of quads that are at least half covered somewhere at their corners."""
@@ -48,7 +43,8 @@ class Shell:
     @cached_property
     def unwelded(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Vertex (N,) of each pair of a vertex and a place in the texture, these places (N, 2), triangles (T, 3) int32
-        of such pairs: what a renderer or a file with one UV a vertex takes."""
+        of such pairs, the first halves of all quads before the second ones: what a renderer or a file with one UV a
+        vertex takes."""
         rows = torch.cat([self.quads.reshape(-1, 1).to(self.corner_uv), self.corner_uv.reshape(-1, 2)], 1)
         pairs, corner = torch.unique(rows, dim=0, return_inverse=True)
         quads = corner.view(-1, 4)
