@@ -43,9 +43,10 @@ def run(client: WorkerClient, method: str = protocol.RECONSTRUCT, params: dict =
 def is_running(pid: int) -> bool:
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
+        state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except (ProcessLookupError, FileNotFoundError):  # it may also end between the two, or while it is read
         return False
-    return Path(f"/proc/{pid}/stat").read_text().split(")")[1].split()[0] != "Z"
+    return state != "Z"
 
 
 def test_protocol_is_the_backend_s():
