@@ -13,10 +13,14 @@ from backend.fit.person import Person
 from backend.render.camera import Camera
 from backend.render.color import linear_to_srgb, srgb_to_linear
 from backend.render.lights import Lights
-from backend.render.shell import Picture, Shell, with_shell
+from backend.render.render import RenderOutput
+from backend.render.shell import Picture, Shell, with_shells
 
 MAX_RENDER = 2048
 """Longest side in pixels that is rendered at once; a larger photo gets this render scaled up."""
+FINE_RENDER, MOST_SAMPLES = 1600, 4
+"""Longest side in pixels up to which several points a pixel, along one side, are rendered and averaged, and how many at
+most: in a small photo an iris is three pixels wide."""
 GEOMETRY_GREY = 0.72
 """sRGB albedo of the grey view of the geometry."""
 
@@ -29,7 +33,7 @@ class Assembled:
     metres, view 0; generated (1, 3, S, S): the generator's map, sRGB; texture (1, 3, R, R): the albedo that is shown,
     also the generator's until a refinement replaces it; normal (1, 3, R, R), roughness (1, 1, R, R): the refinement's;
     hair (1, 4, H, H): colour, sRGB, and cover of the hair on the head, None without; hair_shell: the hair that stands
-    off it, None without. All maps are in [0, 1], in 8-bit steps.
+    off it, None without; glasses: None without. All maps are in [0, 1], in 8-bit steps.
     """
 
     person: Person
@@ -46,6 +50,12 @@ class Assembled:
     roughness: Tensor | None = None
     hair: Tensor | None = None
     hair_shell: Shell | None = None
+    glasses: Shell | None = None
+
+    @property
+    def shells(self) -> list[Shell]:
+        """What stands off the head, from the outside."""
+        return [shell for shell in (self.glasses, self.hair_shell) if shell is not None]
 
     @cached_property
     def shown(self) -> Tensor:
@@ -83,7 +93,7 @@ def assemble(result: dict, person: Person, device: torch.device, offsets: np.nda
 
 def picture(scene: Assembled, view: int, camera: Camera, lights: Lights | None = None,
             grey: bool = False) -> Picture:
-    """Renders one view's geometry under any camera, with its hair; `grey` shows it bare and as a grey surface."""
+    """Renders one view's geometry under any camera, with hair and glasses; `grey` shows a bare, grey surface."""
     texture, palette = scene.shown, scene.palette
     if grey:
         texture = torch.full_like(texture[:, :, :8, :8], GEOMETRY_GREY)
@@ -91,17 +101,22 @@ def picture(scene: Assembled, view: int, camera: Camera, lights: Lights | None =
     with torch.no_grad():
         lights = lights or scene.lights[view]
         head = scene.person.picture(scene.verts1[view:view + 1], texture, palette, camera, lights)
-        if grey or scene.hair_shell is None:
-            return Picture.of(head)
-        return with_shell(scene.person.raster, head, scene.hair_shell, camera, lights)
+        return with_shells(scene.person.raster, head, () if grey else scene.shells, camera, lights)
+
+
+def bare_picture(scene: Assembled, view: int, camera: Camera) -> RenderOutput:
+    """Renders what the fit has found of one view: the head with the generator's map."""
+    with torch.no_grad():
+        return scene.person.picture(scene.verts1[view:view + 1], scene.generated, scene.palette, camera,
+                                    scene.lights[view])
 
 
 def head_box(scene: Assembled, view: int, bare: bool = False) -> tuple[float, float, float]:
-    """(x0, y0, side) of the square that holds the projected head, `bare` or with its hair, in a photo, with a margin,
-    pixels."""
+    """(x0, y0, side) of the square that holds the projected head, `bare` or with hair and glasses, in a photo, with a
+    margin, pixels."""
     shown = scene.verts1[view]
-    if scene.hair_shell is not None and not bare:
-        shown = torch.cat([shown, scene.hair_shell.covered])
+    if not bare:
+        shown = torch.cat([shown, *(shell.covered for shell in scene.shells)])
     points = scene.cameras[view].project(shown[None])[0]
     low, high = points.min(0).values, points.max(0).values
     side = float((high - low).max()) * 1.04
@@ -121,19 +136,23 @@ def full_render(scene: Assembled, view: int) -> np.ndarray:
         return canvas
     scale = min(1.0, MAX_RENDER / max(right - left, bottom - top))
     size = (max(1, round((bottom - top) * scale)), max(1, round((right - left) * scale)))
-    out = picture(scene, view, camera.crop(left, top, scale, size))
-    patch = Image.fromarray(straight_rgba(out))
+    samples = min(max(FINE_RENDER // max(size), 1), MOST_SAMPLES)
+    fine = picture(scene, view, camera.crop(left, top, scale * samples, (size[0] * samples, size[1] * samples)))
+    patch = Image.fromarray(straight_rgba(fine.rgb, fine.alpha, samples))
     if scale < 1:
         patch = patch.resize((right - left, bottom - top), Image.Resampling.BICUBIC)
     canvas[top:bottom, left:right] = np.asarray(patch)
     return canvas
 
 
-def straight_rgba(out: Picture) -> np.ndarray:
-    """A render over black as (H, W, 4) uint8 with straight alpha."""
-    alpha = out.alpha[0].clamp(0, 1)
-    rgb = (out.rgb[0] / alpha.clamp(min=1e-3)).clamp(0, 1)
-    return (torch.cat([rgb, alpha], -1) * 255).round().to(torch.uint8).cpu().numpy()
+def straight_rgba(rgb: Tensor, alpha: Tensor, samples: int = 1) -> np.ndarray:
+    """A render (1, H, W, 3) over black and its coverage (1, H, W, 1) as uint8 (H / samples, W / samples, 4) with
+    straight alpha: means over squares of samples."""
+    premultiplied = torch.cat([rgb, alpha], -1).permute(0, 3, 1, 2)
+    mean = torch.nn.functional.avg_pool2d(premultiplied, samples)[0].permute(1, 2, 0)
+    alpha = mean[..., 3:].clamp(0, 1)
+    colour = (mean[..., :3] / alpha.clamp(min=1e-3)).clamp(0, 1)
+    return (torch.cat([colour, alpha], -1) * 255).round().to(torch.uint8).cpu().numpy()
 
 
 def map_pixels(values: Tensor) -> np.ndarray:

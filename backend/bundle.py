@@ -26,11 +26,12 @@ from .errors import GanfitError
 VERSION = 1
 RESULT, HEAD, GLB, LANDMARKS = "result.json", "head.npz", "head.glb", "landmarks68.json"
 ALBEDO, GENERATOR, SHEET = "albedo.png", "generator.png", "sheet.jpg"
-NORMAL, ROUGHNESS, HAIR, HAIR_SHELL = "normal.png", "roughness.png", "hair.png", "hair_shell.png"
+NORMAL, ROUGHNESS = "normal.png", "roughness.png"
+HAIR, HAIR_SHELL, GLASSES = "hair.png", "hair_shell.png", "glasses.png"
 REQUIRED = (RESULT, HEAD, GLB, LANDMARKS, ALBEDO, GENERATOR)
 _OUR_FILES = re.compile(
-    r"result\.json|head\.npz|head\.glb|landmarks68\.json|(albedo|generator|normal|roughness|hair|hair_shell)\.png|sheet\.jpg"
-    r"|(photo|render)_\d\d\.png|overlay_\d\d\.jpg"
+    r"result\.json|head\.npz|head\.glb|landmarks68\.json|sheet\.jpg"
+    r"|(albedo|generator|normal|roughness|hair|hair_shell|glasses)\.png|(photo|render)_\d\d\.png|overlay_\d\d\.jpg"
 )
 _LEFTOVER_AGE_S = 3600.0
 _RIVALS = 100
@@ -56,15 +57,19 @@ HEAD_ARRAYS: dict[str, tuple[str, tuple[str | int, ...]]] = {
 }
 
 # The same for arrays that a bundle may have: the leading directions of identity, metres per standard deviation; the
-# hair that stands off the head, metres, with the UVs of its picture.
+# hair that stands off the head and the glasses, metres, with the UVs of their pictures.
 OPTIONAL_HEAD_ARRAYS: dict[str, tuple[str, tuple[str | int, ...]]] = {
     "identity_deltas": ("f", ("K", "V", 3)),
     "identity_names": ("U", ("K",)),
     "hair_verts": ("f", ("H", 3)),
     "hair_quads": ("i", ("P", 4)),
     "hair_uvs": ("f", ("P", 4, 2)),
+    "glasses_verts": ("f", ("G", 3)),
+    "glasses_quads": ("i", ("R", 4)),
+    "glasses_uvs": ("f", ("R", 4, 2)),
 }
-HAIR_ARRAYS = ("hair_verts", "hair_quads", "hair_uvs")
+SHELLS = {"hair": "H", "glasses": "G"}
+"""Surfaces of their own, and the letter of their vertices' number."""
 
 
 class Bundle:
@@ -344,11 +349,13 @@ def _read_head(data: bytes, path: Path | None) -> dict[str, np.ndarray]:
             raise _damaged(path, f"{name} of {HEAD} is {array.dtype} {array.shape}")
     if not len(arrays["quads"]) or arrays["quads"].min() < 0 or arrays["quads"].max() >= sizes["V"]:
         raise _damaged(path, f"quads of {HEAD} point at no vertex")
-    if len(set(HAIR_ARRAYS) & set(arrays)) not in (0, len(HAIR_ARRAYS)):
-        raise _damaged(path, f"{HEAD} has a part of the hair")
-    hair = arrays.get("hair_quads")
-    if hair is not None and (not len(hair) or hair.min() < 0 or hair.max() >= sizes["H"]):
-        raise _damaged(path, f"hair_quads of {HEAD} point at no vertex")
+    for shell, letter in SHELLS.items():
+        whole = {f"{shell}_verts", f"{shell}_quads", f"{shell}_uvs"}
+        if len(whole & set(arrays)) not in (0, len(whole)):
+            raise _damaged(path, f"{HEAD} has a part of the {shell}")
+        shown = arrays.get(f"{shell}_quads")
+        if shown is not None and (not len(shown) or shown.min() < 0 or shown.max() >= sizes[letter]):
+            raise _damaged(path, f"{shell}_quads of {HEAD} point at no vertex")
     if arrays["part"].max() >= sizes["parts"]:
         raise _damaged(path, f"part of {HEAD} points at no name")
     return arrays

@@ -330,6 +330,7 @@ def _add_options(command: argparse.ArgumentParser, out: str, given_only: bool = 
     add("--no-refine", dest="refine", action="store_false", default=default("refine"), help=text)
     add("--no-hair", dest="hair", action="store_false", default=default("hair"),
         help="leave out the hair on the head")
+    add("--no-glasses", dest="glasses", action="store_false", default=default("glasses"), help="leave out glasses")
     add("--json", action="store_true", help="print one JSON object at the end")
 
 

@@ -48,6 +48,7 @@ STYLES = {
 }
 """Nodes in order. The skin comes as two nodes, so that `Head` is what a scanner would see of it."""
 HAIR_STYLE = PartStyle("Hair", 0.6, double_sided=True)
+GLASSES_STYLE = PartStyle("Glasses", 0.3, double_sided=True)
 INNER_SKIN_PART = {"inside": "skin"}
 INNER_REGIONS = ("mouth_bag", "socket", "nostril")
 
@@ -79,6 +80,7 @@ def glb_bytes(
     normal: bytes | None = None,
     roughness: bytes | None = None,
     hair: Surface | None = None,
+    glasses: Surface | None = None,
 ) -> bytes:
     """The content of `head.glb`.
 
@@ -90,7 +92,7 @@ def glb_bytes(
         palette: colour name -> (r, g, b), sRGB-encoded in [0, 1], for the parts that are not skin.
         normal: PNG or JPEG of the skin's tangent-space normals, +Y along v.
         roughness: the same of its roughness, in the green channel.
-        hair: what stands off the head; what is less than half covered is cut out.
+        hair, glasses: what stands off the head; what is less than half covered is cut out.
     """
     on_head = head.verts0
     cages = torch.as_tensor(cage, dtype=on_head.dtype, device=on_head.device)[None]
@@ -128,14 +130,16 @@ def glb_bytes(
             list(head.expression_names),
             weights,
         )
-    if hair is not None:
+    for style, surface in ((HAIR_STYLE, hair), (GLASSES_STYLE, glasses)):
+        if surface is None:
+            continue
         shape = {
-            "POSITION": hair.verts[hair.vertex],
-            "NORMAL": vertex_normals(hair.verts, hair.vertex[hair.triangles])[hair.vertex],
-            "TEXCOORD_0": hair.uv * (1, -1) + (0, 1),
+            "POSITION": surface.verts[surface.vertex],
+            "NORMAL": vertex_normals(surface.verts, surface.vertex[surface.triangles])[surface.vertex],
+            "TEXCOORD_0": surface.uv * (1, -1) + (0, 1),
         }
-        material = gltf.material(HAIR_STYLE, hair.picture, cut_out=True)
-        gltf.add_part(HAIR_STYLE, shape, hair.triangles, material, np.zeros((0, len(hair.vertex), 3)), [], [])
+        material = gltf.material(style, surface.picture, cut_out=True)
+        gltf.add_part(style, shape, surface.triangles, material, np.zeros((0, len(surface.vertex), 3)), [], [])
     return gltf.to_bytes()
 
 

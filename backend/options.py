@@ -54,6 +54,8 @@ class Options:
     """Whether the photo's own detail and skin grain go into the final maps; False leaves the generator's map."""
     hair: bool = True
     """Whether the hair in the photo becomes a layer over the skin and a surface that stands off it."""
+    glasses: bool = True
+    """Whether glasses in the photo become an object of their own."""
 
     def __post_init__(self) -> None:
         for name, allowed in CHOICES.items():
@@ -63,7 +65,7 @@ class Options:
             _check_int("face", self.face, 0, 999)
         if self.iterations is not None:
             _check_int("iterations", self.iterations, 1, MAX_ITERATIONS)
-        for name in ("refine", "hair"):
+        for name in ("refine", "hair", "glasses"):
             if not isinstance(getattr(self, name), bool):
                 raise GanfitError("bad_option", f"The option {name} is {getattr(self, name)!r}; it is true or false.")
         for name in ("generator", "out"):

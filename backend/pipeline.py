@@ -20,6 +20,7 @@ from backend.assemble import Assembled, assemble, full_render, jpeg, map_pixels,
 from backend.bundle import (
     ALBEDO,
     GENERATOR,
+    GLASSES,
     HAIR,
     HAIR_SHELL,
     NORMAL,
@@ -343,8 +344,9 @@ def bundle_files(scene: Assembled, result: dict, photos: list[np.ndarray]
     To go through them draws the pictures, in the caller's thread; to pack them any thread will do.
     """
     head, scale = scene.person.head, result["shape"]["scale"]
+    shells = {HAIR_SHELL: scene.hair_shell, GLASSES: scene.glasses}
     maps = {GENERATOR: scene.generated, ALBEDO: scene.texture, NORMAL: scene.normal, ROUGHNESS: scene.roughness,
-            HAIR: scene.hair, HAIR_SHELL: None if scene.hair_shell is None else scene.hair_shell.texture}
+            HAIR: scene.hair, **{name: None if shell is None else shell.texture for name, shell in shells.items()}}
     textures = {name: map_pixels(values) for name, values in maps.items() if values is not None}
     for name, pixels in {**textures, **{f"photo_{i:02d}.png": photo for i, photo in enumerate(photos)}}.items():
         yield name, partial(png, pixels)
@@ -353,9 +355,9 @@ def bundle_files(scene: Assembled, result: dict, photos: list[np.ndarray]
     carried = textures | {ALBEDO: map_pixels(scene.shown)}
     neutral = (scene.cage + scene.offsets).cpu().numpy()
     expression = [result["views"][0]["expression"][n] for n in head.expression_names]
-    hair = None if scene.hair_shell is None else glb_hair(scene.hair_shell, textures[HAIR_SHELL])
+    hair, glasses = (None if shell is None else glb_surface(shell, textures[name]) for name, shell in shells.items())
     yield "head.glb", lambda: glb.glb_bytes(head, neutral, scale, expression, palette=result["palette"], hair=hair,
-                                            **glb_textures(carried))
+                                            glasses=glasses, **glb_textures(carried))
     yield "landmarks68.json", partial(json_bytes, scene.landmarks.tolist())
     yield "sheet.jpg", partial(jpeg, contact_sheet(scene, photos))
     for i, photo in enumerate(photos):
@@ -404,7 +406,7 @@ def refined(scene: Assembled, result: dict, photos: list[np.ndarray]) -> Assembl
         return scene
     from backend.refine.refine import refine  # with scipy's filters: not before the first iteration
 
-    return refine(scene, photos, PRESETS[options.preset].albedo_size, options.seed, options.hair)
+    return refine(scene, photos, PRESETS[options.preset].albedo_size, options.seed, options.hair, options.glasses)
 
 
 def glb_textures(textures: dict[str, np.ndarray]) -> dict[str, bytes]:
@@ -418,8 +420,8 @@ def glb_textures(textures: dict[str, np.ndarray]) -> dict[str, bytes]:
     return carried
 
 
-def glb_hair(shell: Shell, pixels: np.ndarray) -> glb.Surface:
-    """The hair that stands off the head, as the GLB carries it; pixels (H, W, 4) uint8."""
+def glb_surface(shell: Shell, pixels: np.ndarray) -> glb.Surface:
+    """What stands off the head, as the GLB carries it; pixels (H, W, 4) uint8."""
     vertex, uv, triangles = (values.cpu().numpy() for values in shell.unwelded)
     return glb.Surface(shell.verts.cpu().numpy(), vertex, uv, triangles, png(pixels))
 
@@ -434,9 +436,10 @@ def head_npz(scene: Assembled, scale: float) -> bytes:
             "makehuman_index": head.makehuman_index.to(torch.int32), "palette_weights": head.palette_weights0,
             "region_masks": torch.stack([head.regions[n] for n in head.regions]).float(),
             "identity_deltas": (head.identity[:SHAPE_SLIDERS] * scale).half()}
-    if scene.hair_shell is not None:
-        host |= {"hair_verts": scene.hair_shell.verts, "hair_quads": scene.hair_shell.quads.to(torch.int32),
-                 "hair_uvs": scene.hair_shell.corner_uv}
+    for name, shell in {"hair": scene.hair_shell, "glasses": scene.glasses}.items():
+        if shell is not None:
+            host |= {f"{name}_verts": shell.verts, f"{name}_quads": shell.quads.to(torch.int32),
+                     f"{name}_uvs": shell.corner_uv}
     arrays = {k: v.cpu().numpy() for k, v in host.items()}
     names = {"part_names": head.PARTS, "expression_names": head.expression_names, "palette_names": head.palette_names,
              "region_names": list(head.regions),

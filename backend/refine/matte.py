@@ -4,7 +4,7 @@ the fitted head lets expect, and the photo's edges decide together (Boykov and J
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from scipy import ndimage
 from scipy.spatial import cKDTree
 from torch import Tensor
 
-from backend.assemble import Assembled, head_box, picture
+from backend.assemble import Assembled, bare_picture, head_box
 from backend.head.model import HeadModel
 from backend.networks.crop import crop_photo
 from backend.render.color import srgb_to_linear
@@ -217,7 +217,7 @@ def _look(scene: Assembled, view: int, photo: np.ndarray, window: tuple[float, f
     step = side / SIDE
     pixels = crop_photo(photo, torch.tensor([[step, 0, x0], [0, step, y0]]), SIDE)[0].permute(1, 2, 0)
     camera = scene.cameras[view].crop(x0, y0, 1 / step, (SIDE, SIDE))
-    drawn = picture(replace(scene, hair=None, hair_shell=None, texture=scene.generated), view, camera).head
+    drawn = bare_picture(scene, view, camera)
     centres = (np.arange(SIDE) + 0.5) * step
     inside = [(axis > 1) & (axis < limit - 1) for axis, limit in zip((centres + y0, centres + x0), photo.shape[:2],
                                                                      strict=True)]

@@ -12,6 +12,7 @@ from torch import Tensor
 from backend.assemble import Assembled
 from backend.fit.person import Person
 from backend.fit.views import is_grey
+from backend.refine.glasses import glasses
 from backend.refine.grain import grain, octaves, resized
 from backend.refine.hair import HAIR_FACING, HAIR_RIM, hair_layer, seen_hair, skin_colour
 from backend.refine.matte import hair_matte, scalp_reach
@@ -55,8 +56,9 @@ streaks."""
 
 
 @torch.no_grad()
-def refine(scene: Assembled, photos: list[np.ndarray], size: int, seed: int, with_hair: bool = True) -> Assembled:
-    """The scene with its final albedo, normal and roughness maps, `size` texels a side, and with its hair.
+def refine(scene: Assembled, photos: list[np.ndarray], size: int, seed: int, with_hair: bool = True,
+           with_glasses: bool = True) -> Assembled:
+    """The scene with its final albedo, normal and roughness maps, `size` texels a side, with its hair and glasses.
 
     photos: one (H, W, 3) uint8 per view of the scene. Deterministic for a seed.
     """
@@ -82,7 +84,8 @@ def refine(scene: Assembled, photos: list[np.ndarray], size: int, seed: int, wit
     layer = hair_layer(hair, regions) if with_hair else None
     shell = hair_shell(scene, mattes, photos, skin_colour(hair, regions)) if layer is not None else None
     return replace(scene, texture=_eight_bits(linear_to_srgb(albedo)), normal=_eight_bits(normal_map(relief, mm)),
-                   roughness=_eight_bits(roughness_map(large, relief)), hair=layer, hair_shell=shell)
+                   roughness=_eight_bits(roughness_map(large, relief)), hair=layer, hair_shell=shell,
+                   glasses=glasses(scene, photos) if with_glasses else None)
 
 
 def region_maps(person: Person, size: int) -> dict[str, Tensor]:

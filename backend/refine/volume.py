@@ -408,7 +408,7 @@ def _texture(scene: Assembled, skull: Skull, views: Sequence[Look], photos: Sequ
         kernel = ndimage.minimum_filter(view.matte.shares[..., HAIR].numpy(), ERODED)
         clean = view.shares(Matte(torch.from_numpy(kernel)[..., None].expand(-1, -1, 3), view.matte.window), places)
         pure = inside * _smoothstep(facing, *PURE_FACING) * _smoothstep(clean[..., 0], *PURE)
-        colour.add(_albedo(scene, number, photo, pixel, places, normals), pure[..., None])
+        colour.add(log_albedo(scene, number, photo, pixel, places, normals), pure[..., None])
     own = colour.known[..., 0] > 0.5
     if own.mean() < BALD:
         return None
@@ -426,7 +426,7 @@ def _texture(scene: Assembled, skull: Skull, views: Sequence[Look], photos: Sequ
     return np.concatenate([rgb, alpha[..., None]], -1)
 
 
-def _albedo(scene: Assembled, number: int, photo: np.ndarray, pixel: np.ndarray, places: np.ndarray,
+def log_albedo(scene: Assembled, number: int, photo: np.ndarray, pixel: np.ndarray, places: np.ndarray,
             normals: np.ndarray) -> np.ndarray:
     """(H, W, 3) log of the photo's linear colours over the light of the fit."""
     lights = scene.lights[number]

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -14,7 +15,7 @@ from backend.render.lights import Lights
 from backend.render.raster import Rasterizer
 from backend.render.render import RenderOutput, render
 
-LEAST_ALPHA = 1e-3
+LEAST_ALPHA, HIDING = 1e-3, 0.5
 
 
 @dataclass(frozen=True)
@@ -69,21 +70,33 @@ class Picture:
 
 
 @torch.no_grad()
-def with_shell(raster: Rasterizer, head: RenderOutput, shell: Shell, camera: Camera, lights: Lights) -> Picture:
-    """The picture of a head and a shell around it, which hides the head where it is nearer.
+def with_shells(
+    raster: Rasterizer, head: RenderOutput, shells: Sequence[Shell], camera: Camera, lights: Lights
+) -> Picture:
+    """The picture of a head and shells around it, each of which hides what is behind it.
 
-    The shell's far side and its near side are drawn one after the other, each where it is before the head, mixed by
-    cover as encoded. Not differentiable.
+    A shell's far side and its near side are drawn one after the other, mixed by cover as encoded. What it covers by
+    half hides the shells that come after it, where they are farther away. Not differentiable.
     """
+    picture = Picture.of(head)
+    depth = torch.where(head.covered > 0, head.depth, torch.full_like(head.depth, torch.inf))
+    for shell in shells:
+        picture, depth = _add(raster, picture, depth, shell, camera, lights)
+    return picture
+
+
+def _add(
+    raster: Rasterizer, picture: Picture, depth: torch.Tensor, shell: Shell, camera: Camera, lights: Lights
+) -> tuple[Picture, torch.Tensor]:
+    """The picture with one shell more, where it is nearer than `depth` (1, H, W, 1), and the depth with it."""
     vertex, uv, triangles = shell.unwelded
     verts = shell.verts[vertex][None]
     places = camera.project(verts)[0][triangles.long()]
     a, b = (places[:, 1:] - places[:, :1]).unbind(1)
     near = a[:, 0] * b[:, 1] - a[:, 1] * b[:, 0] < 0  # rows of a picture go down
-    picture = Picture.of(head)
-    depth = torch.where(head.covered > 0, head.depth, torch.full_like(head.depth, torch.inf))
     colours, cover = shell.texture.split((3, 1), 1)
     open_sky, pos = torch.ones_like(verts[..., 0]), camera.clip(verts) * constant((1.0, -1.0, 1.0, 1.0), verts)
+    behind = depth
     for side in (~near, near):
         tri = triangles[side].contiguous()
         if len(tri) == 0:
@@ -92,12 +105,13 @@ def with_shell(raster: Rasterizer, head: RenderOutput, shell: Shell, camera: Cam
         out = render(raster, verts, tri, uv, colours, torch.zeros_like(verts), skin, open_sky, camera, lights)
         at = raster.interpolate(torch.stack([uv[:, 0], 1 - uv[:, 1]], -1)[None], out.rast, tri, pos)
         share = raster.texture(cover.permute(0, 2, 3, 1).contiguous(), at, None)
-        alpha = raster.antialias(share * out.covered * (out.depth < depth), out.rast, pos, tri)
+        alpha = raster.antialias(share * out.covered * (out.depth < behind), out.rast, pos, tri)
         plain = out.rgb / out.alpha.clamp_min(LEAST_ALPHA)
+        depth = torch.where(alpha > HIDING, torch.minimum(depth, out.depth), depth)
         picture = Picture(
             torch.lerp(picture.rgb, plain, alpha),
             alpha + (1 - alpha) * picture.alpha,
             torch.lerp(picture.albedo, out.albedo, alpha),
-            head,
+            picture.head,
         )
-    return picture
+    return picture, depth

@@ -1,0 +1,538 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The glasses in the photos: a ribbon bent around the face that carries frames, bridge and arms as opaque strokes.
+
+What the fit's bare face does not explain as thin lines is looked for before the eyes, on the plane where glasses sit:
+two rims, a bridge between them and end pieces beside them, each the path of the strongest evidence (dynamic
+programming, as in Amini, Weymouth and Jain 1990). Both sides are looked at together, for glasses are symmetric.
+"""
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw
+from scipy import ndimage
+from scipy.spatial import cKDTree
+
+from backend.assemble import Assembled, bare_picture
+from backend.refine.skin import LUMA
+from backend.refine.volume import log_albedo
+from backend.render.color import linear_to_srgb, srgb_to_linear
+from backend.render.shell import Shell
+from backend.texture.unwrap import sample_photo
+
+TEXEL = 0.00025
+"""Side of a texel of the plane before the eyes, metres."""
+ACROSS, ABOVE, BELOW = 0.08, 0.03, 0.038
+"""Half the plane's width, and how far it reaches over the eyes and under them, metres."""
+TILT, WRAP = 0.12, 0.4
+"""How much farther in front the plane is at its top, metres a metre; its radius around the face, metres."""
+VERTEX, CLEARANCE = (0.010, 0.020), 0.001
+"""Distance of the plane from the corneas, metres, at least and at most; its distance from the skin."""
+FACING = (0.5, 0.8)
+"""Cosine between the plane's normal and the view from which a photo counts, and from which fully."""
+LINE, SMOOTH = 0.005, 0.012
+"""Width of what counts as a line; differences wider than that are light, metres."""
+BRIGHT = 0.7
+"""How much lines that are brighter than the skin count beside dark ones: many are highlights of the skin."""
+CLEAR = 0.5
+"""Strength, in logarithms, from which a line counts as fully seen."""
+BLUR, RIM = 0.0003, 0.001
+"""Deviation of the blur before lines are looked for; how far from the skin's edge there are none, metres."""
+WEAK = 0.02
+"""Strength of a line below which its width is not believed."""
+DARK = 0.02
+"""Added to linear values before logarithms."""
+SHIFT = 0.006
+"""How far glasses may sit beside the face's middle, metres."""
+CENTRE = (0.001, -0.004)
+"""Middle of a lens against the pupil, outwards and upwards, metres."""
+NEAREST, FARTHEST = (0.018, 0.011, 0.009), (0.042, 0.022, 0.032)
+"""Half axes of the ellipses between which a rim lies: to the sides, upwards, downwards, metres."""
+TURNS, RADIAL = 144, 0.0005
+"""Directions in which a rim is looked for; its steps outwards, metres."""
+TURN, STIFF = 3, 0.02
+"""Columns by which a path may move from row to row, and what each of them costs, in strength."""
+OWN = 0.002
+"""How far a rim may differ from the mean of both sides, metres."""
+BRIDGE, BESIDE = (-0.012, 0.014), (-0.012, 0.018)
+"""Between which heights over the eyes a bridge and end pieces lie, metres."""
+BRIDGE_SEEN, WEAKEST = 0.22, 0.15
+"""Least strength of a bridge, on the whole and in all but a fifth of it. 0.28 and 0.20 is the least of 16 people with
+glasses, 0.16 and 0.12 the most of bare faces."""
+PROFILE = 0.004
+"""How far across a line its width is measured, metres."""
+WIDTH = (0.0006, 0.006)
+"""Least and largest width of a line, metres."""
+FAINT = (0.11, 0.25)
+"""Strength from which a part of a frame is drawn, and is opaque; rimless lenses show no rims."""
+SHARPER, BLACKEST, UNKNOWN = 0.65, 0.008, 1e-3
+"""Photos blur thin lines: a dark one is drawn so much narrower, and darker for it, down to this linear albedo. Weight
+of a line's mean where nothing is seen of it."""
+SHORTEST = 0.008
+"""Parts of a frame that are shorter are left out, metres: bits of brows."""
+EVEN = 0.003
+"""Length over which a frame's width and colour are averaged, metres."""
+END, END_HEIGHT, SEEN_END = 0.005, 0.4, 0.6
+"""Length of the longer end piece, metres; where it begins, over the lens' middle in parts of what is above; what of it
+has to be seen, else it is straight."""
+INNERMOST = 0.005
+"""How near to the face's middle a lens may reach, metres."""
+TINTED = -0.5
+"""Log lightness of the lenses' lower halves beside what lies around them from which they are dark glasses."""
+EAR_TOP = 0.012
+"""Height of the upper part of an ear, over whose front an arm lies, metres."""
+ARM, ARM_END, EAR_GAP = (0.0018, 0.004), 0.02, 0.004
+"""Least and largest height of an arm; how far it reaches behind the ear's upper front, and over it, metres."""
+LENS = 0.02
+"""Linear albedo of dark lenses."""
+TEXTURE = (272, 2048)
+"""Rows and columns of the texture."""
+COLUMNS, ARM_COLUMNS, ROWS = 48, 12, 12
+"""Quads of the front, of an arm, and over their height."""
+Map = np.ndarray
+
+
+@dataclass(frozen=True)
+class Plane:
+    """Where glasses sit on a neutral head: `depth`, z of its middle at the height `eyes`; `pupils`, half the distance
+    of the eyes. Metres."""
+
+    depth: float
+    eyes: float
+    pupils: float
+
+    def points(self, across: np.ndarray, up: np.ndarray) -> np.ndarray:
+        """(..., 3) from metres to the subject's left and metres over the eyes."""
+        across, up = np.broadcast_arrays(across, up)
+        return np.stack([across, self.eyes + up, self.depth + TILT * up - across**2 / (2 * WRAP)], -1)
+
+    def normals(self, across: np.ndarray, up: np.ndarray) -> np.ndarray:
+        """(..., 3) unit normals there, to the front."""
+        across, up = np.broadcast_arrays(across, up)
+        normal = np.stack([across / WRAP, np.full_like(up, -TILT), np.ones_like(up)], -1)
+        return normal / np.linalg.norm(normal, axis=-1, keepdims=True)
+
+
+@dataclass(frozen=True)
+class Sight:
+    """What photos show on the plane, (H, W): log lightness over the fit's picture as it is, `raw`, and without light,
+    `rest`; how strong a line is there, in [0, CLEAR]; whether skin is behind. colour (H, W, 3): log linear albedo."""
+
+    raw: Map
+    rest: Map
+    strength: Map
+    seen: Map
+    colour: np.ndarray
+
+
+@dataclass(frozen=True)
+class Stroke:
+    """A line on the plane or the ribbon: (N, 2) metres to the left and over the eyes, (N,) widths, metres, and
+    opacity, (N, 3) log linear albedo."""
+
+    places: np.ndarray
+    width: np.ndarray
+    opacity: np.ndarray
+    colour: np.ndarray
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Glasses: lines of rims and bridge, and of the right and the left end piece; the lenses' outlines, (N, 2), and
+    what of the light they take, in [0, 1]; metres beside the middle where the arms begin."""
+
+    strokes: list[Stroke]
+    ends: list[Stroke]
+    lenses: list[np.ndarray]
+    tint: float
+    hinge: float
+
+
+@torch.no_grad()
+def glasses(scene: Assembled, photos: Sequence[np.ndarray]) -> Shell | None:
+    """The glasses of a head as a ribbon of quads from ear to ear, or None for bare eyes. Deterministic.
+
+    photos: (H, W, 3) uint8, one per view of the scene.
+    """
+    plane = plane_of(scene)
+    sight = sight_of(scene, photos, plane)
+    frame = None if sight is None else frame_of(sight, plane)
+    return None if frame is None else ribbon(scene, plane, frame)
+
+
+# --------------------------------------------------------------------------------------------------------- the evidence
+def grid() -> tuple[np.ndarray, np.ndarray]:
+    """(W,) metres to the subject's left and (H, 1) metres over the eyes, from the top down, of the plane's texels."""
+    across, up = np.arange(-ACROSS, ACROSS, TEXEL), np.arange(ABOVE, -BELOW, -TEXEL)
+    return across + TEXEL / 2, (up - TEXEL / 2)[:, None]
+
+
+def plane_of(scene: Assembled) -> Plane:
+    """The plane before the neutral head, as near as brows, nose and cheeks let it be."""
+    head = scene.person.head
+    verts = head.subdivide((scene.cage + scene.offsets)[None])
+    marks, points = _host(head.landmarks(verts, "68")[0]), _host(verts[0])
+    right, left = marks[36:42].mean(0), marks[42:48].mean(0)
+    eyes, pupils = 0.5 * (right + left)[1], 0.5 * (left - right)[0]
+    skin, balls = _part(scene, ("skin",)), _part(scene, ("eye_left", "eye_right"))
+    cornea, side, up = points[balls, 2].max(), np.abs(points[skin, 0]), points[skin, 1] - eyes
+    behind = skin[(side < 0.065) & (up < 0.018) & (up > -0.025) & ((side > 0.012) | (up > -0.004))]
+    flat = Plane(0.0, eyes, pupils).points(points[behind, 0], points[behind, 1] - eyes)
+    depth = (points[behind, 2] - flat[:, 2]).max() + CLEARANCE
+    return Plane(float(np.clip(depth, cornea + VERTEX[0], cornea + VERTEX[1])), float(eyes), float(pupils))
+
+
+def ear_of(scene: Assembled) -> np.ndarray:
+    """(3,) where the upper front end of the left ear meets the head, metres."""
+    head = scene.person.head
+    points = _host(head.subdivide((scene.cage + scene.offsets)[None])[0])
+    left = _host(head.subdivide(head.regions["ear_left"][None, :, None].to(head.verts0)))[0, :, 0] > 0.5
+    upper = points[left]
+    upper = upper[upper[:, 1] > upper[:, 1].max() - EAR_TOP]
+    return upper[np.argmax(upper[:, 2])]
+
+
+def sight_of(scene: Assembled, photos: Sequence[np.ndarray], plane: Plane) -> Sight | None:
+    """What all photos together show on the plane; None if none of them shows the face from the front."""
+    across, up = grid()
+    places, normals = plane.points(across, up), plane.normals(across, up)
+    total = np.zeros(places.shape[:2])
+    raw, colour = np.zeros_like(total), np.zeros_like(places)
+    for number, photo in enumerate(photos):
+        away = _host(scene.cameras[number].position()).reshape(3) - places
+        facing = (away * normals).sum(-1) / np.linalg.norm(away, axis=-1)
+        flat = _tensor(places.reshape(1, -1, 3), scene)
+        pixel = _host(scene.cameras[number].project(flat)).reshape(*places.shape[:2], 2)
+        drawn, skin = _fitted(scene, number, pixel)
+        inside = ((pixel > 1) & (pixel < np.array(photo.shape[1::-1]) - 1)).all(-1)
+        weight = inside * skin * _smoothstep(float(np.median(facing)), *FACING)
+        if not weight.any():
+            continue
+        density = np.ptp(pixel[..., 0]) / len(across)
+        own = _log_light(srgb_to_linear(sample_photo(photo, _tensor(pixel, scene), density)).cpu().numpy())
+        total += weight
+        raw += weight * (own - _log_light(drawn))
+        colour += weight[..., None] * log_albedo(scene, number, photo, pixel, places, normals)
+    if not total.any():
+        return None
+    seen = total > 0
+    raw = raw / np.maximum(total, 1e-6)
+    share = ndimage.gaussian_filter(seen.astype(float), SMOOTH / TEXEL) + 1e-6
+    rest = (raw - ndimage.gaussian_filter(raw, SMOOTH / TEXEL) / share) * seen
+    rest = ndimage.gaussian_filter(rest, BLUR / TEXEL)
+    width = round(LINE / TEXEL) | 1
+    dark = ndimage.grey_closing(rest, (width, width)) - rest
+    bright = rest - ndimage.grey_opening(rest, (width, width))
+    inner = ndimage.binary_erosion(seen, iterations=round(RIM / TEXEL))
+    strength = np.minimum(np.maximum(dark, BRIGHT * bright), CLEAR) * inner
+    return Sight(raw, rest, strength, inner, colour / np.maximum(total, 1e-6)[..., None])
+
+
+def _fitted(scene: Assembled, view: int, pixel: np.ndarray) -> tuple[np.ndarray, Map]:
+    """The fit's bare face at photo pixels (H, W, 2): linear colours (H, W, 3), and whether it is skin (H, W)."""
+    low = pixel.min((0, 1))
+    span = pixel.max((0, 1)) - low
+    scale = pixel.shape[1] / 2 / span[0]
+    size = (max(8, math.ceil(span[1] * scale)), math.ceil(span[0] * scale))
+    drawn = bare_picture(scene, view, scene.cameras[view].crop(float(low[0]), float(low[1]), scale, size))
+    at = np.moveaxis((pixel - low) * scale - 0.5, -1, 0)[::-1]
+    part = torch.nn.functional.pad(scene.person.head.tri1_part, (1, 0), value=-1)[drawn.rast[0, ..., 3].long()]
+    skin = (part == scene.person.head.PARTS.index("skin")).float().cpu().numpy()
+    linear = srgb_to_linear(drawn.rgb[0]).cpu().numpy()
+    colours = [ndimage.map_coordinates(linear[..., c], at, order=1, mode="nearest") for c in range(3)]
+    return np.stack(colours, -1), ndimage.map_coordinates(skin, at, order=1, mode="nearest") > 0.99
+
+
+# ------------------------------------------------------------------------------------------------------------ the frame
+def frame_of(sight: Sight, plane: Plane) -> Frame | None:
+    """Rims, bridge and end pieces, or None where there are none."""
+    shift = middle(sight.strength)
+    mirrored = np.roll(sight.strength[:, ::-1], round(2 * shift / TEXEL), 1)
+    both = 0.25 * (sight.strength + mirrored) + 0.5 * np.sqrt(sight.strength * mirrored)
+    lenses = rims(sight.strength, both, shift, plane.pupils)
+    right, left = lenses
+    clear = sight.strength + 0.5 * both
+    bridge = across_path(clear, np.arange(right[:, 0].max(), left[:, 0].min(), TEXEL), BRIDGE)
+    if not has_bridge(both, bridge):
+        return None
+    strokes = [measured(sight, rim, closed=True) for rim in lenses] + [measured(sight, bridge)]
+    hinge = END + max(left[:, 0].max(), -right[:, 0].min())
+    ends = [end_piece(sight, clear, side, rim, hinge, strokes) for side, rim in zip((-1, 1), lenses, strict=True)]
+    return Frame(strokes, ends, lenses, tint_of(sight, lenses), hinge)
+
+
+def has_bridge(both: Map, bridge: np.ndarray) -> bool:
+    """Whether the line across the nose is one of glasses: a bare face has none there."""
+    line = _at(both, bridge[:, 0], bridge[:, 1])
+    return bool(line.mean() > BRIDGE_SEEN and np.quantile(line, 0.2) > WEAKEST)
+
+
+def rims(strength: Map, both: Map, shift: float, pupils: float) -> list[np.ndarray]:
+    """Outlines (TURNS, 2) of the right and of the left lens, metres, from the outer side of the left and from the inner
+    one of the right on, and upwards: both alike, then each near that by itself."""
+    radii, directions = np.arange(RADIAL, FARTHEST[0], RADIAL), np.arange(TURNS) / TURNS * 2 * np.pi
+    flat, up = radii * np.cos(directions)[:, None], CENTRE[1] + radii * np.sin(directions)[:, None]
+    allowed = _outside(flat, up - CENTRE[1], NEAREST) & ~_outside(flat, up - CENTRE[1], FARTHEST)
+    across = pupils + CENTRE[0] + flat
+    allowed &= across > INNERMOST
+    shared = closed_path(np.where(allowed, _at(both, shift + across, up), -1.0))
+    near = np.abs(np.arange(len(radii)) - shared[:, None]) * RADIAL < OWN
+    found = []
+    for side in (-1, 1):
+        clear = _at(strength + 0.5 * both, shift + side * across, up)
+        chosen = radii[closed_path(np.where(near, clear, -1.0))]
+        radius = ndimage.gaussian_filter1d(chosen, 1.5, mode="wrap")
+        found.append(np.stack([shift + side * (pupils + CENTRE[0] + radius * np.cos(directions)),
+                               CENTRE[1] + radius * np.sin(directions)], 1))
+    return found
+
+
+def across_path(strength: Map, across: np.ndarray, heights: tuple[float, float]) -> np.ndarray:
+    """(N, 2) places: the path of the strongest evidence over these metres to the left, between heights."""
+    up = np.arange(*heights, TEXEL)
+    return np.stack([across, up[path(_at(strength, across[:, None], up))]], 1)
+
+
+def end_piece(sight: Sight, clear: Map, side: int, rim: np.ndarray, hinge: float, others: Sequence[Stroke]) -> Stroke:
+    """The line from a rim to the arm's hinge: as it is seen, else straight and like the other lines."""
+    outer = rim[np.argmax(side * rim[:, 0])]
+    across = np.arange(side * outer[0] - TEXEL, hinge, TEXEL) * side
+    found = measured(sight, across_path(clear, across, BESIDE))
+    if (found.opacity > 0.5).mean() > SEEN_END:
+        return replace(found, opacity=np.ones(len(across)))
+    height = outer[1] + END_HEIGHT * (rim[:, 1].max() - outer[1])
+    places = np.stack([across, np.linspace(outer[1], height, len(across))], 1)
+    shares = np.concatenate([stroke.opacity for stroke in others]) > 0.5
+    pick = shares if shares.any() else np.ones_like(shares)
+    width = np.median(np.concatenate([stroke.width for stroke in others])[pick])
+    colour = np.median(np.concatenate([stroke.colour for stroke in others])[pick], 0)
+    return plain(places, float(width), colour)
+
+
+def plain(places: np.ndarray, width: float, colour: np.ndarray) -> Stroke:
+    """An opaque line (N, 2) of one width and one colour (3,)."""
+    ones = np.ones(len(places))
+    return Stroke(places, width * ones, ones, colour * ones[:, None])
+
+
+def measured(sight: Sight, places: np.ndarray, closed: bool = False) -> Stroke:
+    """Widths, opacity and colours along a path (N, 2), which is moved to the middle of the line that it follows."""
+    mode = "wrap" if closed else "nearest"
+    step = float(np.median(np.linalg.norm(np.diff(places, axis=0), axis=1)))
+
+    def even(values: np.ndarray, length: float = EVEN) -> np.ndarray:
+        return ndimage.gaussian_filter1d(values, length / step, axis=0, mode=mode)
+
+    smooth = even(places, 2 * TEXEL)
+    ahead = np.roll(smooth, -1, 0) - np.roll(smooth, 1, 0) if closed else np.gradient(smooth, axis=0)
+    normal = np.stack([-ahead[:, 1], ahead[:, 0]], 1) / np.maximum(np.linalg.norm(ahead, axis=1), 1e-9)[:, None]
+    offsets = np.arange(-PROFILE, PROFILE + TEXEL / 2, TEXEL)
+    spots = places[:, None] + normal[:, None] * offsets[:, None]
+    seen = _at(sight.seen.astype(float), spots[..., 0], spots[..., 1]) > 0.5
+    values = np.where(seen, _at(sight.rest, spots[..., 0], spots[..., 1]), np.nan)
+    sides = np.abs(offsets) > 0.6 * PROFILE
+    level = np.nan_to_num(_nanmedian(values[:, sides]))
+    difference = np.nan_to_num(values - level[:, None])
+    difference = even(difference, 2 * TEXEL)
+    near = np.abs(offsets) < 0.3 * PROFILE
+    dark, bright = -difference[:, near].min(1), BRIGHT * difference[:, near].max(1)
+    difference *= np.where(even(dark - bright) > 0, -1.0, 1.0)[:, None]
+    top = np.where(near, difference, -np.inf).argmax(1)
+    height = difference[np.arange(len(places)), top]
+    known = seen[np.arange(len(places)), top].astype(float)
+    inside = difference > 0.2 * height[:, None]
+    run = np.abs(np.arange(len(offsets)) - top[:, None])
+    left = np.arange(len(offsets)) < top[:, None]
+    ends = [np.where(~inside & half, run, len(offsets)).min(1, keepdims=True) for half in (left, ~left)]
+    line = np.where(run < np.where(left, *ends), difference, 0).clip(0)
+    width = line.sum(1) * TEXEL / np.maximum(height, WEAK)
+    moved = even(offsets[top] * (height > FAINT[0]), 4 * TEXEL)
+    centre = places + normal * moved[:, None]
+    weight = known * height.clip(0.01)
+    colour = np.stack([_at(sight.colour[..., c], centre[:, 0], centre[:, 1]) for c in range(3)], 1)
+    sunk = np.where(even(dark - bright) > 0, height, 0.0)[:, None] * (1 / SHARPER - 1)
+    colour = np.maximum(colour - sunk, np.log(BLACKEST))
+
+    def mean(values: np.ndarray, length: float) -> np.ndarray:
+        shares = weight if values.ndim == 1 else weight[:, None]
+        usual = (shares * values).sum(0) / max(weight.sum(), 1e-6)
+        return (even(shares * values, length) + UNKNOWN * usual) / (even(shares, length) + UNKNOWN)
+
+    opacity = _smoothstep(even(known * height) / (even(known) + 1e-6), *FAINT)
+    opacity = ndimage.grey_opening(opacity, round(SHORTEST / step) | 1, mode=mode)
+    return Stroke(centre, SHARPER * np.clip(mean(width, EVEN), *WIDTH), opacity, mean(colour, EVEN / 2))
+
+
+def tint_of(sight: Sight, lenses: Sequence[np.ndarray]) -> float:
+    """The share of light that dark lenses take, 0 for clear ones: their lower halves beside the skin below them."""
+    across, up = grid()
+    found = []
+    for rim in lenses:
+        middle_of, low = rim.mean(0), rim[:, 1].min()
+        half = 0.6 * np.ptp(rim[:, 0]) / 2
+        columns = (np.abs(across - middle_of[0]) < half) & sight.seen
+        within = columns & (up > low + 0.003) & (up < low + 0.008)
+        under = columns & (up < low - 0.003) & (up > low - 0.008)
+        if within.any() and under.any():
+            found.append(np.median(sight.raw[within]) - np.median(sight.raw[under]))
+    darker = float(np.mean(found)) if found else 0.0
+    return 1 - math.exp(darker) if darker < TINTED else 0.0
+
+
+def middle(strength: Map) -> float:
+    """Metres to the subject's left of the line that what is before the eyes is most symmetric about."""
+    eyes = slice(*(round((ACROSS + side * 0.045) / TEXEL) for side in (-1, 1)))
+    shifts = np.arange(-SHIFT, SHIFT + TEXEL, 2 * TEXEL)
+    alike = [np.sqrt(strength * np.roll(strength[:, ::-1], round(2 * s / TEXEL), 1))[:, eyes].mean() for s in shifts]
+    return float(shifts[int(np.argmax(alike))])
+
+
+def path(strength: Map) -> np.ndarray:
+    """(N,) the column in each row of (N, M) on the path with the largest sum of strength, from row to row by TURN
+    columns at most, for each of which it pays STIFF."""
+    count, width = strength.shape
+    best, back = strength[0].copy(), np.zeros((count, width), int)
+    for row in range(1, count):
+        padded = np.pad(best, TURN, constant_values=-np.inf)
+        options = np.stack([padded[k:k + width] - STIFF * abs(k - TURN) for k in range(2 * TURN + 1)])
+        choice = options.argmax(0)
+        back[row] = np.arange(width) + choice - TURN
+        best = options[choice, np.arange(width)] + strength[row]
+    found = np.empty(count, int)
+    found[-1] = best.argmax()
+    for row in range(count - 1, 0, -1):
+        found[row - 1] = back[row, found[row]]
+    return found
+
+
+def closed_path(strength: Map) -> np.ndarray:
+    """`path` through rows that go around: the middle one of three rounds."""
+    return path(np.concatenate([strength] * 3))[len(strength):2 * len(strength)]
+
+
+# ----------------------------------------------------------------------------------------------------------- the ribbon
+def ribbon(scene: Assembled, plane: Plane, frame: Frame) -> Shell:
+    """The quads from ear to ear with the frame's picture."""
+    ear = ear_of(scene)
+    start = plane.points(np.array(frame.hinge), np.array(0.0))
+    length = float(np.hypot(ear[0] - start[0], start[2] - ear[2] + ARM_END))
+    along = np.concatenate([np.linspace(-frame.hinge - length, -frame.hinge, ARM_COLUMNS + 1)[:-1],
+                            np.linspace(-frame.hinge, frame.hinge, COLUMNS + 1),
+                            np.linspace(frame.hinge, frame.hinge + length, ARM_COLUMNS + 1)[1:]])
+    up = np.linspace(ABOVE, -BELOW, ROWS + 1)[:, None]
+    points = plane.points(along.clip(-frame.hinge, frame.hinge), up).copy()
+    heights = [float(end.places[-1, 1]) for end in frame.ends]
+    share = ((np.abs(along) - frame.hinge) / length).clip(0)
+    beside = half_widths(scene, points[0, :, 2] + share * (ear[2] - ARM_END - points[0, :, 2]), ear)
+    for side, height in zip((-1, 1), heights, strict=True):
+        on = (side * along > 0) & (share > 0)
+        flared = np.maximum(frame.hinge + share * (ear[0] - frame.hinge), beside)[on]
+        points[:, on, 0] = side * flared
+        points[:, on, 1] += share[on] * (ear[1] + EAR_GAP - plane.eyes - height)
+        points[:, on, 2] += share[on] * (ear[2] - ARM_END - points[:, on, 2])
+    return _mesh(points, along / (2 * (frame.hinge + length)) + 0.5, drawn_frame(frame, length), scene)
+
+
+def half_widths(scene: Assembled, depths: np.ndarray, ear: np.ndarray) -> np.ndarray:
+    """(N,) half the head's width, metres, at these z before the ear, at the height of arms; 0 behind it."""
+    skin = _host(scene.person.head.subdivide((scene.cage + scene.offsets)[None])[0])[_part(scene, ("skin",))]
+    skin = skin[(np.abs(skin[:, 1] - ear[1]) < EAR_TOP) & (skin[:, 2] > ear[2])]
+    near = np.abs(skin[:, 2] - depths[:, None]) < 2 * CLEARANCE + EAR_TOP / 2
+    return np.where(near, np.abs(skin[:, 0]) + CLEARANCE, 0).max(1)
+
+
+def drawn_frame(frame: Frame, length: float) -> np.ndarray:
+    """(H, W, 4) sRGB colour and cover of frame, lenses and arms of this length, metres."""
+    rows, columns = TEXTURE
+    reach = frame.hinge + length
+    across = ((np.arange(columns) + 0.5) / columns * 2 - 1) * reach
+    up = ABOVE - (np.arange(rows) + 0.5) / rows * (ABOVE + BELOW)
+    texel = (ABOVE + BELOW) / rows
+    strokes = [*frame.strokes, *frame.ends]
+    for side, end in zip((-1, 1), frame.ends, strict=True):
+        line = np.arange(frame.hinge, reach, texel)
+        places = np.stack([side * line, np.full_like(line, end.places[-1, 1])], 1)
+        strokes.append(plain(places, float(np.clip(np.median(end.width), *ARM)), np.median(end.colour, 0)))
+    picture = np.zeros((rows, columns, 4))
+    if frame.tint:
+        lenses = Image.new("L", (columns, rows))
+        for lens in frame.lenses:
+            x, y = (lens[:, 0] / reach + 1) / 2 * columns - 0.5, (ABOVE - lens[:, 1]) / texel - 0.5
+            ImageDraw.Draw(lenses).polygon(np.stack([x, y], 1).ravel().tolist(), fill=1)
+        picture[np.asarray(lenses) > 0] = (*[math.log(LENS)] * 3, frame.tint)
+    for stroke in strokes:
+        (left, low), (right, high) = stroke.places.min(0) - WIDTH[1], stroke.places.max(0) + WIDTH[1]
+        x, y = np.flatnonzero((across > left) & (across < right)), np.flatnonzero((up > low) & (up < high))
+        texels = np.stack(np.meshgrid(across[x], up[y]), -1).reshape(-1, 2)
+        distance, nearest = cKDTree(stroke.places).query(texels, distance_upper_bound=WIDTH[1])
+        hit = np.isfinite(distance)
+        nearest = nearest[hit]
+        cover = stroke.opacity[nearest] * ((stroke.width[nearest] / 2 - distance[hit]) / texel + 0.5).clip(0, 1)
+        row, column = (axis.ravel()[hit] for axis in np.meshgrid(y, x, indexing="ij"))
+        over = cover > picture[row, column, 3]
+        picture[row[over], column[over]] = np.concatenate([stroke.colour[nearest], cover[:, None]], 1)[over]
+    empty = picture[..., 3] == 0
+    place = ndimage.distance_transform_edt(empty, return_distances=False, return_indices=True)
+    colour = linear_to_srgb(torch.from_numpy(np.exp(picture[place[0], place[1], :3])).clamp(0, 1)).numpy()
+    return np.concatenate([colour, picture[..., 3:]], -1)
+
+
+def _mesh(points: np.ndarray, u: np.ndarray, texture: np.ndarray, scene: Assembled) -> Shell:
+    """Quads of points (R, C, 3), rows from the top, columns to the subject's left."""
+    index = np.arange(points.shape[0] * points.shape[1]).reshape(points.shape[:2])
+    uv = np.stack(np.broadcast_arrays(u, 1 - np.arange(len(points))[:, None] / (len(points) - 1)), -1)
+    corners = [(slice(None, -1), slice(None, -1)), (slice(1, None), slice(None, -1)), (slice(1, None), slice(1, None)),
+               (slice(None, -1), slice(1, None))]
+    device = scene.verts1.device
+    pixels = np.round(texture.clip(0, 1) * 255).astype(np.float32) / 255  # quantised like the file
+    return Shell(_tensor(points.reshape(-1, 3), scene),
+                 torch.from_numpy(np.stack([index[c] for c in corners], -1).reshape(-1, 4)).to(device),
+                 _tensor(np.stack([uv[c] for c in corners], -2).reshape(-1, 4, 2), scene),
+                 torch.from_numpy(pixels).permute(2, 0, 1)[None].contiguous().to(device))
+
+
+# ---------------------------------------------------------------------------------------------------------------- tools
+def _part(scene: Assembled, names: Sequence[str]) -> np.ndarray:
+    """Vertices of level 1 of parts of the head."""
+    head = scene.person.head
+    chosen = np.isin(_host(head.tri1_part), [head.PARTS.index(name) for name in names])
+    return np.unique(head.tri1.cpu().numpy().astype(np.int64)[chosen])
+
+
+def _outside(across: np.ndarray, up: np.ndarray, axes: tuple[float, float, float]) -> np.ndarray:
+    side, over, under = axes
+    return (across / side) ** 2 + (up / np.where(up > 0, over, under)) ** 2 > 1
+
+
+def _at(values: Map, across: np.ndarray, up: np.ndarray) -> np.ndarray:
+    """Values on the plane at metres to the left and over the eyes; 0 outside."""
+    across, up = np.broadcast_arrays(across, up)
+    at = [(ABOVE - up) / TEXEL - 0.5, (across + ACROSS) / TEXEL - 0.5]
+    return ndimage.map_coordinates(values, at, order=1, mode="constant")
+
+
+def _nanmedian(values: np.ndarray) -> np.ndarray:
+    """(N,) medians of rows, 0 where nothing is known."""
+    lost = np.isnan(values).all(1)
+    return np.nanmedian(np.where(lost[:, None], 0.0, values), 1)
+
+
+def _log_light(linear: np.ndarray) -> Map:
+    return np.log(linear @ np.array(LUMA) + DARK)
+
+
+def _tensor(values: np.ndarray, scene: Assembled) -> torch.Tensor:
+    return torch.from_numpy(np.ascontiguousarray(values, np.float32)).to(scene.verts1)
+
+
+def _host(values: torch.Tensor) -> np.ndarray:
+    return values.detach().cpu().numpy().astype(np.float64)
+
+
+def _smoothstep(x: np.ndarray | float, low: float, high: float) -> np.ndarray:
+    t = np.clip((x - low) / (high - low), 0, 1)
+    return t * t * (3 - 2 * t)
