@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Imports a head with glasses, changes head and glasses in all ways, exports both; writes what came of it.
 
-The argument is JSON: zip, egg (a small head with hair and glasses), without (folders of bundles whose head gets none),
-broken (folders of damaged bundles), out (folder).
+The argument is JSON: zip, egg (a small head with hair and glasses), real (a real one with glasses), both (that one with
+hair, too), without (folders of bundles whose head gets none), broken (folders of damaged bundles), out (folder) and
+samples.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import bpy  # noqa: E402
 import numpy as np  # noqa: E402
 from character import attempt, evaluated, find, head  # noqa: E402
 from export_back import image_behind  # noqa: E402
-from in_blender import answer, install, leave, quiet_stdout  # noqa: E402
+from in_blender import answer, install, leave, quiet_stdout, render  # noqa: E402
 from shell import COUNT, ENDINGS, person, raise_sculpt, read, seen, shell, state_of, strands, taken  # noqa: E402
 
 report: dict = {}
@@ -64,7 +65,7 @@ def imported(job: dict) -> None:
 
 
 def matched(job: dict) -> None:
-    """The photo's look and back."""
+    """The photo's look and back, and a picture of it."""
     def look() -> list:
         shine = shader().inputs["Specular IOR Level"].default_value
         return [glasses().visible_shadow, glasses().visible_diffuse, round(shine, 4), seen(glasses())]
@@ -74,12 +75,15 @@ def matched(job: dict) -> None:
     for _ in range(2):
         bpy.ops.ganfit.match_photo()
         report["match"].append(look())
+    person(job["real"])
+    bpy.ops.ganfit.match_photo()
+    render(Path(job["out"]) / "match.png", job["samples"], subsurface=False)
 
 
 def buttons(job: dict) -> None:
     """Each button has a thing of its own; strands take the hair's place alone; undo."""
     add = lambda: bpy.ops.ganfit.add_hair(cut="buzz", count=COUNT)  # noqa: E731
-    person(job["egg"])
+    person(job["both"])
     report["buttons"] = taken((bpy.ops.ganfit.photo_glasses, bpy.ops.ganfit.photo_hair, bpy.ops.ganfit.photo_glasses,
                                bpy.ops.ganfit.photo_hair), all_seen)
     report["strands"] = taken((add, bpy.ops.ganfit.match_photo, bpy.ops.ganfit.match_photo, bpy.ops.ganfit.remove_hair),

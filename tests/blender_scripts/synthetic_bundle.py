@@ -176,11 +176,13 @@ EGG_SHELL = shell_arrays((0.09, 0.125, 0.105), (0.0, -0.02, -0.06), -0.1)
 """Hair for the head of `head_arrays`, 1.5 cm over its skin."""
 
 
-def glasses_arrays(rows: int = 4, columns: int = 40) -> dict[str, np.ndarray]:
-    """The arrays of glasses for the head of `head_arrays`: a ribbon 1 cm off it, from ear to ear before the eyes."""
+def glasses_arrays(width: float, depth: float, centre: tuple[float, float], rows: int = 4,
+                   columns: int = 40) -> dict[str, np.ndarray]:
+    """The arrays of glasses: half an elliptic ribbon from ear to ear before the eyes, of half this width, whose centre
+    (y, z) lies between the ears."""
     turn = np.linspace(-np.pi / 2, np.pi / 2, columns + 1)
-    x, y = np.meshgrid(0.085 * np.sin(turn), np.linspace(0.022, -0.022, rows + 1))
-    z = np.broadcast_to(-0.06 + 0.105 * np.cos(turn), x.shape)
+    x, y = np.meshgrid(width * np.sin(turn), np.linspace(0.022, -0.022, rows + 1) + centre[0])
+    z = np.broadcast_to(centre[1] + depth * np.cos(turn), x.shape)
     at = np.stack(np.meshgrid(np.linspace(0, 1, columns + 1), np.linspace(1, 0, rows + 1)), -1)
     return {"glasses_verts": np.stack([x, y, z], -1).reshape(-1, 3).astype(np.float32),
             "glasses_quads": cells(np.arange(x.size).reshape(x.shape)).astype(np.int32),
@@ -204,7 +206,8 @@ def add_glasses(folder: Path, arrays: dict[str, np.ndarray]) -> None:
     write_png(folder / "glasses.png", glasses_picture())
 
 
-EGG_GLASSES = glasses_arrays()
+EGG_GLASSES = glasses_arrays(0.085, 0.105, (0.0, -0.06))
+"""Glasses for the head of `head_arrays`, 1 cm off its skin."""
 
 
 def look_at(eye: np.ndarray, target: np.ndarray, roll: float) -> np.ndarray:
