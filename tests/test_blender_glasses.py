@@ -66,7 +66,8 @@ def test_their_picture_gives_colour_and_cover_on_both_sides(worn):
 
 def test_results_without_them_are_imported_as_before(worn):
     """And so are those whose picture is lost or covers nothing."""
-    assert worn["without"] == {name: [False, 0, False] for name in ("none", "hair", "lost", "clear")}
+    assert worn["without"] == {"hair": [False, 0, False, ["operator ganfit.photo_hair"]]} | {
+        name: [False, 0, False, []] for name in ("none", "lost", "clear")}
 
 
 @pytest.mark.parametrize("name", ["points", "half"])
@@ -93,6 +94,7 @@ def test_match_photo_takes_shadow_and_shine_off_and_gives_them_back(worn):
 
 def test_the_button_shows_and_hides_them_alone(worn):
     """[strands, the photo's hair, glasses] are seen."""
+    assert worn["object"]["buttons"] == ["operator ganfit.photo_hair", "operator ganfit.photo_glasses"]
     assert worn["buttons"] == [[None, True, False], [None, False, False], [None, False, True], [None, True, True]]
     assert worn["undo"] == [[None, True, False], [None, True, True]]
 
@@ -110,6 +112,12 @@ def test_they_follow_the_shape_sliders_and_stay_put_in_expressions(worn):
     assert low[0] == pytest.approx(-high[0], abs=1e-4) and 0.003 < high[0] < 0.008
     np.testing.assert_allclose([low[1:], high[1:]], 0, atol=1e-6)
     np.testing.assert_allclose(worn["moved"]["jawOpen"], 0, atol=1e-6)
+
+
+def test_the_sliders_hardly_stretch_them(worn):
+    """Measured at 2.5 deviations: moved by up to 11 mm, lengths between 0.93 and 1.05."""
+    for name, (moved, least, most) in worn["stretched"].items():
+        assert moved > 0.003 and 0.9 < least and most < 1.1, name
 
 
 def test_a_sculpt_sets_them_aside_and_moves_them(worn):

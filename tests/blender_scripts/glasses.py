@@ -8,6 +8,7 @@ samples.
 
 from __future__ import annotations
 
+import importlib
 import json
 import sys
 from pathlib import Path
@@ -18,7 +19,8 @@ import bpy  # noqa: E402
 import numpy as np  # noqa: E402
 from character import attempt, evaluated, find, head  # noqa: E402
 from export_back import image_behind  # noqa: E402
-from in_blender import answer, install, leave, quiet_stdout, render  # noqa: E402
+from in_blender import EXTENSION, answer, install, leave, quiet_stdout, render  # noqa: E402
+from operators import Layout  # noqa: E402
 from shell import COUNT, ENDINGS, person, raise_sculpt, read, seen, shell, state_of, strands, taken  # noqa: E402
 
 report: dict = {}
@@ -39,13 +41,22 @@ def all_seen() -> list:
     return [seen(strands()), seen(shell()), seen(glasses())]
 
 
+def buttons_drawn() -> list[str]:
+    """The buttons of the panel for the photo's hair and glasses."""
+    drawn: list[str] = []
+    panel = importlib.import_module(f"{EXTENSION}.panels.hair").GANFIT_PT_hair
+    panel.draw(type("Panel", (), {"layout": Layout(drawn)})(), bpy.context)
+    return [name for name in drawn if "photo" in name]
+
+
 def imported(job: dict) -> None:
     """What the object is, and which bundles give none."""
     report["without"], report["broken"] = {}, {}
     for folder in map(Path, job["without"]):
         person(str(folder))
         lost = [image.name for image in bpy.data.images if image.name.endswith("glasses")]
-        report["without"][folder.name] = [glasses() is not None, len(lost), bpy.ops.ganfit.photo_glasses.poll()]
+        able = bpy.ops.ganfit.photo_glasses.poll()
+        report["without"][folder.name] = [glasses() is not None, len(lost), able, buttons_drawn()]
     for folder in map(Path, job["broken"]):
         bpy.ops.wm.read_homefile(use_factory_startup=True, use_empty=True)
         error = attempt(bpy.ops.ganfit.import_result, directory=str(folder))
@@ -60,7 +71,7 @@ def imported(job: dict) -> None:
         "keys": list(mesh.shape_keys.key_blocks.keys()), "material": material.name, "image": image.name,
         "packed": image.packed_file is not None, "alpha": image_behind(shader().inputs["Alpha"]) is image,
         "culled": material.use_backface_culling, "roughness": round(shader().inputs["Roughness"].default_value, 4),
-        "hair": shell().data.materials[0].name, "solid": list(material.diffuse_color)[:3],
+        "buttons": buttons_drawn(), "hair": shell().data.materials[0].name, "solid": list(material.diffuse_color)[:3],
     }
 
 
@@ -96,8 +107,29 @@ def buttons(job: dict) -> None:
     report["undo"] = taken((None, bpy.ops.ed.undo), all_seen)
 
 
+def ends() -> np.ndarray:
+    """(E, 2) the vertices of the glasses' edges."""
+    found = np.empty(2 * len(glasses().data.edges), np.int32)
+    glasses().data.edges.foreach_get("vertices", found)
+    return found.reshape(-1, 2)
+
+
+def lengths(places: np.ndarray, edges: np.ndarray) -> np.ndarray:
+    """(E,) lengths of edges (E, 2) between places (V, 3)."""
+    return np.linalg.norm(places[edges[:, 0]] - places[edges[:, 1]], axis=1)
+
+
 def follows(job: dict) -> None:
     """Sliders and sculpts."""
+    person(job["real"])
+    keys, edges, plain = head().data.shape_keys.key_blocks, ends(), evaluated(glasses())
+    report["stretched"] = {}
+    for name in ("shape_01", "shape_02", "shape_03", "shape_04"):
+        keys[name].value = 2.5
+        moved = evaluated(glasses())
+        ratio = lengths(moved, edges) / lengths(plain, edges)
+        report["stretched"][name] = [float(np.abs(moved - plain).max()), float(ratio.min()), float(ratio.max())]
+        keys[name].value = 0.0
     person(job["egg"])
     bpy.ops.ganfit.neutral()
     keys, plain = head().data.shape_keys.key_blocks, evaluated(glasses())
