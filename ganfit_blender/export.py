@@ -15,7 +15,7 @@ from .errors import AddonError
 from .importer import hair, shape_keys, shell, textures
 from .importer import scene as importer
 from .importer.axes import linear_to_srgb
-from .importer.bundle import SKIN
+from .importer.bundle import SHELLS, SKIN
 from .importer.material import painted_image
 from .importer.mesh import COLOR_ATTRIBUTE, EYES, OBJECT_NAMES, SUBDIVISION
 from .sculpt import object_mode, select
@@ -30,14 +30,14 @@ PROBLEM = "export_failed"
 
 
 def export(context: bpy.types.Context, collection: bpy.types.Collection, path: Path, kind: str, level: int) -> Path:
-    """Exports a person's head, eyes, teeth, tongue and lashes, and the photo's hair where it is shown.
+    """Exports a person's head, eyes, teeth, tongue and lashes, and the photo's hair and glasses where they are shown.
 
     Shape sliders are baked in; ARKit's expressions are morph targets with the weights that are set now (OBJ has none:
     it gets the expression itself). Highlights, pores and scatter are Blender's own; what is exported is colour with the
     hair's shade, roughness, and the normal map where there is one. Textures lie inside a GLB, else in a folder beside
     that has the file's name, and inside an FBX as well. The other parts are the head's children. What is sculpted on
-    multires is in the mesh, as far as the level holds it. The hair's faces are not divided; its cover is cut at a half
-    in a GLB, soft elsewhere.
+    multires is in the mesh, as far as the level holds it. Faces of hair and glasses are not divided; their cover is
+    cut at a half in a GLB, soft elsewhere.
 
     Args:
         level: 0 for the cage, 1 for smooth meshes of four times its faces, and so on; above `KEYS_LEVEL` there are no
@@ -122,7 +122,7 @@ def _plain_copies(context: bpy.types.Context, collection: bpy.types.Collection,
         things = {}
         for part, thing in parts.items():
             carved = sculpt.find(collection) if part == SKIN else None
-            fine = level if part == SKIN else min(level, PARTS_LEVEL if part != shell.PART else 0)
+            fine = level if part == SKIN else min(level, PARTS_LEVEL if part not in SHELLS else 0)
             refined = _Refined(context, shelf, carved or thing, fine)
             neutral = _neutral(context, thing, carved, level)
             mesh = _plain_mesh(context, refined, neutral if level <= KEYS_LEVEL else
@@ -153,17 +153,16 @@ def _plain_copies(context: bpy.types.Context, collection: bpy.types.Collection,
 
 
 def _parts(collection: bpy.types.Collection) -> dict[str, bpy.types.Object]:
-    """The parts and, unless it is hidden, the photo's hair; what a person hides together with all parts is in it.
+    """The parts and, unless hidden, the photo's hair and glasses; what a person hides together with all parts is in it.
 
     Where strands stand in that hair's place it is left out in Match Photo, too, as it is out of it.
     """
-    parts, standing = importer.parts_of(collection), shell.find(collection)
-    if standing is None or standing.hide_render:
-        return parts
-    if shell.is_lent(standing) and hair_curves.find(collection) is not None:
-        return parts
+    parts, strands = importer.parts_of(collection), hair_curves.find(collection)
     others = [thing for part, thing in parts.items() if part != SKIN]  # a sculpt or a body hides the skin
-    return parts | {shell.PART: standing} if shell.is_shown(standing) or not any(map(shell.is_shown, others)) else parts
+    all_hidden = not any(map(shell.is_shown, others))
+    return parts | {part: thing for part, thing in shell.found(collection).items()
+                    if not thing.hide_render and (shell.is_shown(thing) or all_hidden)
+                    and not (shell.is_lent(thing) and strands is not None)}
 
 
 def _holders(parts: dict[str, bpy.types.Object]) -> dict[bpy.types.ID, str]:
@@ -252,7 +251,7 @@ def _copy_keys(thing: bpy.types.Object, copy: bpy.types.Object, refined: _Refine
 
 def _plain_material(thing: bpy.types.Object, part: str, names: dict[bpy.types.ID, str],
                     cut: bool) -> bpy.types.Material:
-    """Principled with images alone, which all four formats know; hair has its cover, `cut` at a half."""
+    """Principled with images alone, which all four formats know; hair and glasses have their cover, `cut` at a half."""
     source = thing.data.materials[0] if thing.data.materials else None
     material = bpy.data.materials.new(names.get(source, source.name) if source else part)
     if bpy.app.version < (5, 0, 0):
@@ -267,7 +266,7 @@ def _plain_material(thing: bpy.types.Object, part: str, names: dict[bpy.types.ID
         color = nodes.new("ShaderNodeTexImage")
         color.image = picture
         links.new(color.outputs["Color"], shader.inputs["Base Color"])
-        if part == shell.PART:
+        if part in SHELLS:
             _link_cover(material, color.outputs["Alpha"], shader.inputs["Alpha"], cut)
     elif source is not None:
         plain = old.inputs["Base Color"].default_value if old is not None else source.diffuse_color

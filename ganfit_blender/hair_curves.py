@@ -50,7 +50,7 @@ def add(collection: bpy.types.Collection, cut: str, length: float, count: int, s
         material = _material(collection.name, color)
         _set_shade(head, SHADE_SHARE * color)
     before = bool(old[REST_BEFORE]) if old is not None else head.add_rest_position_attribute
-    standing = shell.find(collection)
+    standing = shell.find(collection, shell.HAIR)
     replaces = old is None or (standing is not None and shell.REPLACED in standing)  # else it was shown for good
     remove(collection)
     layer = hair.layer_strength(head.active_material)

@@ -59,7 +59,7 @@ def prepare(context: bpy.types.Context, collection: bpy.types.Collection, levels
         sculpt_skin.show(copy, shapes.evaluated_points(context, copy)[: len(copy.data.vertices)])
     head.hide_render = True
     head.hide_set(True)
-    _show_hair(context, collection, False)
+    _show_worn(context, collection, False)
     select(context, copy)
     bpy.ops.object.mode_set(mode="SCULPT")
     return copy
@@ -85,8 +85,7 @@ def transfer(context: bpy.types.Context, collection: bpy.types.Collection, keep_
     lashes = importer.parts_of(collection).get(LASHES)
     if lashes is not None:
         shapes.move_all_keys(lashes, _with_skin(lashes, neutral, offset))
-    standing = shell.find(collection)
-    if standing is not None:
+    for standing in shell.found(collection).values():
         carried = shell.carried(standing.data, shapes.neutral_points(standing), neutral, offset[None])[0]
         shapes.move_all_keys(standing, carried)
     strands = hair_curves.find(collection)
@@ -260,14 +259,14 @@ def _remove(context: bpy.types.Context, collection: bpy.types.Collection, copy: 
         bpy.data.meshes.remove(mesh)
     head.hide_render = False
     head.hide_set(False)
-    _show_hair(context, collection, True)
+    _show_worn(context, collection, True)
     select(context, head)
 
 
-def _show_hair(context: bpy.types.Context, collection: bpy.types.Collection, on: bool) -> None:
-    """Hair would stand in the way of the brush."""
+def _show_worn(context: bpy.types.Context, collection: bpy.types.Collection, on: bool) -> None:
+    """Hair and glasses would stand in the way of the brush."""
     for thing in list(collection.all_objects):  # hiding one rebuilds Blender's own list
-        if shell.SHELL in thing:
+        if shell.is_shell(thing):
             shell.set_aside(context, thing, not on)
         elif HAIR in thing and thing.name in context.view_layer.objects:
             thing.hide_set(not on)

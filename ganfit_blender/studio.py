@@ -101,7 +101,7 @@ def bounds(context: bpy.types.Context, head: bpy.types.Object) -> tuple[Vector, 
 
 def _frame(context: bpy.types.Context, head: bpy.types.Object, centre: Vector, height: float) -> tuple[Vector, float]:
     """Middle and height of what the camera should show: the head's own, and the photo's hair where that is shown."""
-    hair = [thing for thing in head.children if shell.SHELL in thing and shell.is_shown(thing)]
+    hair = [thing for thing in head.children if shell.HAIR.mark in thing and shell.is_shown(thing)]
     if not hair:
         return centre, height
     corners = np.concatenate([_corners(thing) for thing in (head, *hair)])

@@ -138,10 +138,13 @@ TEXTS: dict[str, Text] = {
         "Photo's Hair",
         "Show or hide the hair that stands off the head, the object Hair. Export writes it while it is shown",
     ),
+    "photo_glasses": Text(
+        "Photo's Glasses", "Show or hide the glasses, the object Glasses. Export writes them while they are shown"
+    ),
     "export": Text(
         "Export",
-        "Write head, eyes, teeth, tongue, lashes and the photo's hair with their textures, and ARKit's expressions as "
-        "morph targets (OBJ: the expression as it is). Shape sliders are baked in",
+        "Write head, eyes, teeth, tongue, lashes and the photo's hair and glasses with their textures, and ARKit's "
+        "expressions as morph targets (OBJ: the expression as it is). Shape sliders are baked in",
     ),
     "export_kind": Text("Format", "The kind of file"),
     "export_kind.GLB": Text("GLB", "glTF 2.0 in one file: web, Unreal, Unity, Godot"),
@@ -221,7 +224,7 @@ TEXTS: dict[str, Text] = {
     "specular": Text("Shine", ""),
     "hair": Text("Cropped Hair", ""),
     "hair_color": Text("Hair Color", ""),
-    "panel.hair": Text("Hair", ""),
+    "panel.hair": Text("Hair and Glasses", ""),
     "hair_left": Text("Length", "How much of every strand is left: hair can be cut at any time, and grows again"),
     "hair_thickness": Text("Thickness", "Thickness of the strands, as a share of their own"),
     "melanin": Text("Melanin", ""),
@@ -293,6 +296,7 @@ MESSAGES: dict[str, str] = {
     "has_body": "This head has a body already.",
     "no_hair": "Press Add Hair first.",
     "no_photo_hair": "This head has no hair that stands off it.",
+    "no_photo_glasses": "This head has no glasses.",
     "no_body": "Press Add Body first.",
     "body_added": "{name} is in the scene; the head's own skin is hidden and drives its expressions.",
     "attached": "Eyes and teeth hang on the bone {bone}.",

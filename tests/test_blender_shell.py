@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -27,7 +28,7 @@ def shelled(bpy_python, extension_zip, tmp_path_factory, head_files) -> Imported
     from synthetic_bundle import EGG_SHELL, add_shell, make_bundle
 
     folder = tmp_path_factory.mktemp("shell")
-    truth = real_bundle.make(folder / "gwen", shell=True)
+    truth = real_bundle.make(folder / "gwen", wears="hair")
     egg = make_bundle(folder / "egg")
     broken = {"points": {"hair_quads": EGG_SHELL["hair_quads"] + 10_000}, "numbers": {
         "hair_verts": EGG_SHELL["hair_verts"] * np.nan}, "uvs": {"hair_uvs": EGG_SHELL["hair_uvs"][:3]},
@@ -105,18 +106,22 @@ def test_match_photo_shows_it_as_the_fit_does(shelled):
 
     With its shadow on, the head's would be 2.4; with the inner side lit from within, the hair's 2.3.
     """
+    iou, hair, bare = compared(shelled.bundle / "render_00.png", shelled.out / "match.png", shelled.truth)
+    assert iou > 0.99 and len(hair) > 5000 and len(bare) > 5000
+    assert hair.mean() < 1.0 and bare.mean() < 1.5
+
+
+def compared(ours: Path, cycles: Path, truth: dict[str, np.ndarray]) -> tuple[float, np.ndarray, np.ndarray]:
+    """Two pictures' overlap, and their CIEDE2000 at the pixels of the shell and of the skin beside it."""
     color = pytest.importorskip("skimage.color")
-    ours = np.asarray(Image.open(shelled.bundle / "render_00.png")) / 255
-    cycles = np.asarray(Image.open(shelled.out / "match.png")) / 255
-    iou = np.minimum(ours, cycles)[..., 3].sum() / np.maximum(ours, cycles)[..., 3].sum()
-    assert iou > 0.99
-    delta = color.deltaE_ciede2000(color.rgb2lab(ours[..., :3]), color.rgb2lab(cycles[..., :3]))
-    opaque = (ours[..., 3] > 0.99) & (cycles[..., 3] > 0.99)
-    hair, bare = opaque & (shelled.truth["hair_mask"] > 0.99), opaque & (shelled.truth["hair_mask"] < 0.01)
-    bare &= shelled.truth["skin_mask"] > 0.99
-    print(f"IoU {iou:.4f}; CIEDE2000 hair {delta[hair].mean():.2f}, skin {delta[bare].mean():.2f}")
-    assert hair.sum() > 5000 and bare.sum() > 5000
-    assert delta[hair].mean() < 1.0 and delta[bare].mean() < 1.5
+    one, other = (np.asarray(Image.open(path)) / 255 for path in (ours, cycles))
+    iou = np.minimum(one, other)[..., 3].sum() / np.maximum(one, other)[..., 3].sum()
+    delta = color.deltaE_ciede2000(color.rgb2lab(one[..., :3]), color.rgb2lab(other[..., :3]))
+    opaque = (one[..., 3] > 0.99) & (other[..., 3] > 0.99)
+    shell, bare = opaque & (truth["shell_mask"] > 0.99), opaque & (truth["shell_mask"] < 0.01)
+    bare &= truth["skin_mask"] > 0.99
+    print(f"IoU {iou:.4f}; CIEDE2000 shell {delta[shell].mean():.2f}, skin {delta[bare].mean():.2f}")
+    return iou, delta[shell], delta[bare]
 
 
 def test_match_photo_takes_shadow_and_shine_off_and_gives_them_back(shelled):

@@ -16,9 +16,8 @@ from ..errors import AddonError
 VERSION = 1
 RESULT, HEAD = "result.json", "head.npz"
 ALBEDO, NORMAL, ROUGHNESS, HAIR = "albedo.png", "normal.png", "roughness.png", "hair.png"
-HAIR_SHELL = "hair_shell.png"
-HAIR_ARRAYS = ("hair_verts", "hair_quads", "hair_uvs")
-MOST_HAIR = 100_000  # vertices, and quads; a fit's own has 5000 of each
+SHELLS = {"hair": "hair_shell.png", "glasses": "glasses.png"}  # what stands off the head: arrays' prefix, picture
+MOST_SHELL = 100_000  # vertices, and quads; a fit's own hair has 5000 of each
 SKIN = "skin"
 
 
@@ -129,15 +128,8 @@ def _check(bundle: ResultBundle) -> None:
     }
     if "identity_deltas" in head:
         shapes["identity_deltas"] = (len(head["identity_deltas"]), count, 3)
-    if any(name in head for name in HAIR_ARRAYS):
-        points, faces = len(head["hair_verts"]), len(head["hair_quads"])
-        shapes |= {"hair_verts": (points, 3), "hair_quads": (faces, 4), "hair_uvs": (faces, 4, 2)}
-        if max(points, faces) > MOST_HAIR:
-            raise ValueError(f"its hair has more than {MOST_HAIR} vertices or quads")
-        if not np.issubdtype(head["hair_quads"].dtype, np.integer):
-            raise ValueError("hair_quads are not whole numbers")
-        if not faces or head["hair_quads"].min() < 0 or head["hair_quads"].max() >= points:
-            raise ValueError("hair_quads point to vertices that are not there")
+    for prefix in SHELLS:
+        shapes |= _shell_shapes(head, prefix)
     for name, shape in shapes.items():
         if head[name].shape != shape:
             raise ValueError(f"{name} has the shape {head[name].shape}, not {shape}")
@@ -150,3 +142,18 @@ def _check(bundle: ResultBundle) -> None:
     if SKIN not in bundle.part_names or head["part"].max() >= len(bundle.part_names):
         raise ValueError("the parts have no names")
     bundle.palette  # noqa: B018 - KeyError for a colour that is not there
+
+
+def _shell_shapes(head: dict[str, np.ndarray], prefix: str) -> dict[str, tuple[int, ...]]:
+    """The shapes that a shell's arrays should have, none without it; ValueError where its quads are wrong."""
+    verts, quads, uvs = (f"{prefix}_{kind}" for kind in ("verts", "quads", "uvs"))
+    if not head.keys() & {verts, quads, uvs}:
+        return {}
+    points, faces = len(head[verts]), len(head[quads])
+    if max(points, faces) > MOST_SHELL:
+        raise ValueError(f"{prefix} of more than {MOST_SHELL} vertices or quads")
+    if not np.issubdtype(head[quads].dtype, np.integer):
+        raise ValueError(f"{quads} are not whole numbers")
+    if not faces or head[quads].min() < 0 or head[quads].max() >= points:
+        raise ValueError(f"{quads} point to vertices that are not there")
+    return {verts: (points, 3), quads: (faces, 4), uvs: (faces, 4, 2)}

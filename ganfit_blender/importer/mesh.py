@@ -19,6 +19,7 @@ OBJECT_NAMES = {
     "tongue": "Tongue",
     "lashes": "Lashes",
     "hair": "Hair",
+    "glasses": "Glasses",
 }
 EYES = ("eye_left", "eye_right")
 UV_LAYERS = {"GANFIT": "corner_uvs", "MakeHuman": "corner_uvs_makehuman"}  # the first one is active

@@ -73,17 +73,17 @@ def build(folder: Path) -> Generator[None, None, bpy.types.Collection]:
         thing.data.materials.append(material.make_material(bundle, part, eye, shade))
         shape_keys.add_shape_keys(thing, bundle, part)
         yield
-    hair_shell = yield from shell.build(bundle, parts, collection)
-    yield
+    skin = next(part for part in parts if part.name == SKIN)
+    for kind in shell.KINDS:
+        yield from shell.build(kind, bundle, skin, collection)
+        yield
     head = things[SKIN]
-    for name, thing in things.items():
+    for thing in things.values():
         material.scale_with(thing.data.materials[0], head)
+    for name, thing in (things | shell.found(collection)).items():
         if name != SKIN:
             thing.parent = head
             shape_keys.follow(thing, head)
-    if hair_shell is not None:
-        hair_shell.parent = head
-        shape_keys.follow(hair_shell, head)
     _add_views(bundle, collection)
     _set_provenance(head, bundle)
     shape_keys.set_expression(head, bundle.views[0].expression)
@@ -285,7 +285,7 @@ def _photo_look(collection: bpy.types.Collection, on: bool) -> None:
         if HAIR in thing:
             _hide_hair(thing, on)
             continue
-        if shell.SHELL in thing:
+        if shell.is_shell(thing):
             shell.set_photo_look(thing, on)
         for slot in thing.material_slots:
             if slot.material is not None:

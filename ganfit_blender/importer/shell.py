@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The hair that stands off the head in the photo: a surface of its own around the scalp, whose picture has holes."""
+"""Hair and glasses that stand off the head in the photo: each a surface of its own, whose picture has holes."""
 
 from __future__ import annotations
 
 from collections.abc import Generator
+from dataclasses import dataclass
 
 import bpy
 import numpy as np
@@ -11,28 +12,58 @@ from mathutils.kdtree import KDTree
 
 from . import textures
 from .axes import srgb_to_linear, to_blender
-from .bundle import HAIR_SHELL, SKIN, ResultBundle
+from .bundle import SHELLS, ResultBundle
 from .hair import PHOTO_OFF
 from .mesh import OBJECT_NAMES, UV_LAYERS, Part, neutral
 from .shape_keys import BASIS, IDENTITY_RANGE, identity_motions
 
-SHELL = "ganfit_hair_shell"  # on the object
-REPLACED = "ganfit_replaced"  # on it while it is hidden because strands stand in its place
-BEFORE = "ganfit_shell_before"  # on it in Match Photo: whether it was hidden, and which rays have met it
+REPLACED = "ganfit_replaced"  # on hair while it is hidden because strands stand in its place
+BEFORE = "ganfit_shell_before"  # on a shell in Match Photo: whether it was hidden, and which rays have met it
 ASIDE = "ganfit_shell_aside"  # on it while a sculpt hides it in the viewport alone
-PART = "hair"  # its name among the parts where it is exported
-NAME = OBJECT_NAMES[PART]
-ROUGHNESS, SPECULAR = 0.55, 0.25
-PHOTO_RAYS = ("visible_shadow", "visible_diffuse")  # in Match Photo none of them meet it: the fit's hair has no shadow
+PHOTO_RAYS = ("visible_shadow", "visible_diffuse")  # in Match Photo none of them meet it: the fit's has no shadow
 NEAR = 6  # vertices of the skin that a vertex takes its motion from
 SOFTENED = 10  # steps of averaging that motion over neighbours
 FAINT = 0.25  # cover below which a place's colour does not count
 BARE = 0.02  # faces without more cover than that are left out: the solid view shows faces whole
 
 
-def find(collection: bpy.types.Collection) -> bpy.types.Object | None:
-    """The person's hair that came with the result, None without."""
-    return next((thing for thing in collection.all_objects if SHELL in thing), None)
+@dataclass(frozen=True)
+class Kind:
+    """What may stand off a head.
+
+    Attributes:
+        part: its name among the parts where it is exported, and the prefix of its arrays in the bundle.
+        mark: on its object.
+        look: what its material and its picture are called, after the person.
+        roughness, specular: of its material.
+    """
+
+    part: str
+    mark: str
+    look: str
+    roughness: float
+    specular: float
+
+
+HAIR = Kind("hair", "ganfit_hair_shell", "hair shell", 0.55, 0.25)
+GLASSES = Kind("glasses", "ganfit_glasses", "glasses", 0.3, 0.5)
+KINDS = (HAIR, GLASSES)
+
+
+def find(collection: bpy.types.Collection, kind: Kind) -> bpy.types.Object | None:
+    """The person's shell of a kind that came with the result, None without."""
+    return next((thing for thing in collection.all_objects if kind.mark in thing), None)
+
+
+def found(collection: bpy.types.Collection) -> dict[str, bpy.types.Object]:
+    """All that stands off a person's head, by the names of the parts."""
+    things = {kind.part: find(collection, kind) for kind in KINDS}
+    return {part: thing for part, thing in things.items() if thing is not None}
+
+
+def is_shell(thing: bpy.types.Object) -> bool:
+    """Whether an object stands off a head."""
+    return any(kind.mark in thing for kind in KINDS)
 
 
 def is_seen(thing: bpy.types.Object) -> bool:
@@ -61,8 +92,8 @@ def toggle(thing: bpy.types.Object) -> None:
 
 
 def give_way(collection: bpy.types.Collection, on: bool) -> None:
-    """Hides a person's shell while strands stand in its place, and shows again what this has hidden."""
-    thing = find(collection)
+    """Hides a person's hair while strands stand in its place, and shows again what this has hidden."""
+    thing = find(collection, HAIR)
     if thing is None:
         return
     if on and is_shown(thing):
@@ -105,30 +136,33 @@ def set_photo_look(thing: bpy.types.Object, on: bool) -> None:
             show(thing, False)
 
 
-def build(bundle: ResultBundle, parts: list[Part], collection: bpy.types.Collection,
+def build(kind: Kind, bundle: ResultBundle, skin: Part, collection: bpy.types.Collection,
           ) -> Generator[None, None, bpy.types.Object | None]:
-    """The shell of a bundle as an object of the collection, in steps; None without, or where its picture is lost."""
-    if "hair_verts" not in bundle.head or not (bundle.folder / HAIR_SHELL).is_file():
+    """A bundle's shell as an object of the collection, in steps; None without, or where its picture is lost."""
+    path = bundle.folder / SHELLS[kind.part]
+    if f"{kind.part}_verts" not in bundle.head or not path.is_file():
         return None
-    image = bpy.data.images.load(str(bundle.folder / HAIR_SHELL), check_existing=False)
+    verts, quads, uvs = (bundle.head[f"{kind.part}_{name}"] for name in ("verts", "quads", "uvs"))
+    image = bpy.data.images.load(str(path), check_existing=False)
     if not image.size[0]:  # no picture that Blender knows
         bpy.data.images.remove(image)
         return None
-    image.name, image.alpha_mode = f"{bundle.name} hair shell", "CHANNEL_PACKED"
+    image.name, image.alpha_mode = f"{bundle.name} {kind.look}", "CHANNEL_PACKED"
     image.pack()
     yield
     pixels = textures.read_image(image)
-    covered = _covered(bundle.head["hair_uvs"], pixels[..., 3])
+    covered = _covered(uvs, pixels[..., 3])
     if not covered.any():
         bpy.data.images.remove(image)
         return None
-    vertices, corners = np.unique(bundle.head["hair_quads"][covered], return_inverse=True)
-    points = to_blender(bundle.head["hair_verts"][vertices])
+    vertices, corners = np.unique(quads[covered], return_inverse=True)
+    points = to_blender(verts[vertices])
     yield
-    thing = _make_object(points, corners.reshape(-1, 4), bundle.head["hair_uvs"][covered], collection)
-    thing.data.materials.append(_make_material(bundle.name, image, pixels))
+    thing = _make_object(kind, points, corners.reshape(-1, 4), uvs[covered])
+    collection.objects.link(thing)
+    thing.data.materials.append(_make_material(kind, bundle.name, image, pixels))
     yield
-    _add_shape_keys(thing, points, bundle, next(part for part in parts if part.name == SKIN))
+    _add_shape_keys(thing, points, bundle, skin)
     return thing
 
 
@@ -167,10 +201,10 @@ def _covered(uvs: np.ndarray, cover: np.ndarray) -> np.ndarray:
     return counted[top, right] - counted[bottom, right] - counted[top, left] + counted[bottom, left] > 0
 
 
-def _make_object(points: np.ndarray, quads: np.ndarray, uvs: np.ndarray,
-                 collection: bpy.types.Collection) -> bpy.types.Object:
+def _make_object(kind: Kind, points: np.ndarray, quads: np.ndarray, uvs: np.ndarray) -> bpy.types.Object:
     """Smooth quads as the fit has drawn them, without subdivision: points (H, 3), corners (P, 4), UVs (P, 4, 2)."""
-    mesh = bpy.data.meshes.new(NAME)
+    name = OBJECT_NAMES[kind.part]
+    mesh = bpy.data.meshes.new(name)
     mesh.vertices.add(len(points))
     mesh.vertices.foreach_set("co", points.ravel())
     mesh.loops.add(quads.size)
@@ -182,10 +216,9 @@ def _make_object(points: np.ndarray, quads: np.ndarray, uvs: np.ndarray,
     layer.uv.foreach_set("vector", np.ascontiguousarray(uvs, np.float32).ravel())
     mesh.shade_smooth()
     if mesh.validate():
-        print(f"GANFIT: the mesh of {NAME} had errors, which Blender has removed")
-    thing = bpy.data.objects.new(NAME, mesh)
-    thing[SHELL] = True
-    collection.objects.link(thing)
+        print(f"GANFIT: the mesh of {name} had errors, which Blender has removed")
+    thing = bpy.data.objects.new(name, mesh)
+    thing[kind.mark] = True
     return thing
 
 
@@ -204,9 +237,9 @@ def _add_shape_keys(thing: bpy.types.Object, basis: np.ndarray, bundle: ResultBu
     thing.data.shape_keys.name = thing.name
 
 
-def _make_material(person: str, image: bpy.types.Image, pixels: np.ndarray) -> bpy.types.Material:
+def _make_material(kind: Kind, person: str, image: bpy.types.Image, pixels: np.ndarray) -> bpy.types.Material:
     """Principled with the picture's colour and cover, whose pixels are (H, W, 4)."""
-    material = bpy.data.materials.new(f"{person} hair shell")
+    material = bpy.data.materials.new(f"{person} {kind.look}")
     if bpy.app.version < (5, 0, 0):
         material.use_nodes = True
     material.surface_render_method = "DITHERED"
@@ -216,9 +249,9 @@ def _make_material(person: str, image: bpy.types.Image, pixels: np.ndarray) -> b
                                                                                "TexImage", "UVMap"))
     uv.uv_map = next(iter(UV_LAYERS))
     texture.image, texture.extension = image, "EXTEND"
-    shader.inputs["Roughness"].default_value = ROUGHNESS
+    shader.inputs["Roughness"].default_value = kind.roughness
     specular = shader.inputs["Specular IOR Level"]
-    specular.default_value = SPECULAR
+    specular.default_value = kind.specular
     shader[PHOTO_OFF] = [shader.inputs.find(specular.name)]
     for node, place in ((uv, (-620, 0)), (texture, (-400, 0)), (output, (700, 0))):
         node.location = place

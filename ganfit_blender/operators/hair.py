@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Operators that give a head hair and take it away, and show or hide the hair of its photo."""
+"""Operators that give a head hair and take it away, and show or hide the hair and the glasses of its photo."""
 
 import bpy
 from bpy.props import EnumProperty, FloatProperty, IntProperty
@@ -58,26 +58,40 @@ class GANFIT_OT_remove_hair(PersonOperator, bpy.types.Operator):
         return {"FINISHED"}
 
 
-class GANFIT_OT_photo_hair(PersonOperator, bpy.types.Operator):
-    bl_idname = "ganfit.photo_hair"
-    bl_label = label("photo_hair")
-    bl_description = tip("photo_hair")
+class ToggleOperator(PersonOperator):
+    """Shows or hides what stands off the active person's head in the photo."""
+
+    kind: shell.Kind
     bl_options = {"REGISTER", "UNDO"}
 
     @classmethod
     def poll(cls, context: bpy.types.Context) -> bool:
-        """The active person has hair of the photo's."""
+        """The active person has it."""
         if not super().poll(context):
             return False
-        if shell.find(importer.active_person(context)) is None:
-            cls.poll_message_set(MESSAGES["no_photo_hair"])
+        if shell.find(importer.active_person(context), cls.kind) is None:
+            cls.poll_message_set(MESSAGES[f"no_photo_{cls.kind.part}"])
             return False
         return True
 
     def run(self, context: bpy.types.Context) -> set[str]:
         """Shows it or hides it."""
-        shell.toggle(shell.find(importer.active_person(context)))
+        shell.toggle(shell.find(importer.active_person(context), self.kind))
         return {"FINISHED"}
 
 
-CLASSES = (GANFIT_OT_add_hair, GANFIT_OT_remove_hair, GANFIT_OT_photo_hair)
+class GANFIT_OT_photo_hair(ToggleOperator, bpy.types.Operator):
+    bl_idname = "ganfit.photo_hair"
+    bl_label = label("photo_hair")
+    bl_description = tip("photo_hair")
+    kind = shell.HAIR
+
+
+class GANFIT_OT_photo_glasses(ToggleOperator, bpy.types.Operator):
+    bl_idname = "ganfit.photo_glasses"
+    bl_label = label("photo_glasses")
+    bl_description = tip("photo_glasses")
+    kind = shell.GLASSES
+
+
+CLASSES = (GANFIT_OT_add_hair, GANFIT_OT_remove_hair, GANFIT_OT_photo_hair, GANFIT_OT_photo_glasses)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The panel of the hair: the photo's, cuts, and what can be changed at any time."""
+"""The panel of hair and glasses: the photo's, cuts, and what can be changed at any time."""
 
 from __future__ import annotations
 
@@ -19,13 +19,12 @@ class GANFIT_PT_hair(SubPanel, bpy.types.Panel):
     bl_label = label("panel.hair")
 
     def draw(self, context: bpy.types.Context) -> None:
-        """The photo's hair, shown or not; Add Hair with its cuts; for strands, length, thickness and colour."""
+        """The photo's hair and glasses, shown or not; Add Hair with its cuts; strands' length, thickness and colour."""
         layout, person = self.layout, importer.active_person(context)
         thing = hair_curves.find(person) if person is not None else None
-        standing = shell.find(person) if person is not None else None
-        if standing is not None:
+        for part, standing in (shell.found(person) if person is not None else {}).items():
             shown = shell.is_seen(standing)
-            layout.operator("ganfit.photo_hair", icon="CHECKBOX_HLT" if shown else "CHECKBOX_DEHLT", depress=shown)
+            layout.operator(f"ganfit.photo_{part}", icon="CHECKBOX_HLT" if shown else "CHECKBOX_DEHLT", depress=shown)
         layout.operator_menu_enum("ganfit.add_hair", "cut", text=label("add_hair"), icon="OUTLINER_OB_CURVES")
         if thing is None:
             return

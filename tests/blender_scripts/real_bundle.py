@@ -9,7 +9,15 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from synthetic_bundle import add_shell, make_bundle, shell_arrays, shell_picture
+from synthetic_bundle import (
+    add_glasses,
+    add_shell,
+    glasses_arrays,
+    glasses_picture,
+    make_bundle,
+    shell_arrays,
+    shell_picture,
+)
 
 from backend.head.model import HeadModel, load_head
 from backend.render.camera import Camera
@@ -55,15 +63,35 @@ def hair_shell(cage: np.ndarray, scalp: np.ndarray) -> dict[str, np.ndarray]:
     return shell_arrays((side, top, np.ptp(hair[:, 2]) / 2 + 0.02), tuple(middle), cage[:, 1].min() + 0.01)
 
 
-def make(folder: Path, seed: int = 3, shell: bool = False) -> dict[str, np.ndarray]:
+def glasses(cage: np.ndarray, eyes: np.ndarray) -> dict[str, np.ndarray]:
+    """The arrays of glasses for a neutral cage (V0, 3): 2 cm before its eyes' vertices (E,), past the ears."""
+    width, middle = np.abs(cage[:, 0]).max() + 0.005, cage[eyes]
+    ears = cage[np.abs(cage[:, 0]) > width - 0.015, 2].mean()
+    return glasses_arrays(width, middle[:, 2].max() + 0.02 - ears, (middle[:, 1].mean(), ears))
+
+
+def put_on(folder: Path, head: HeadModel, cage: torch.Tensor, wears: str) -> Shell:
+    """Gives the bundle of a neutral cage (V0, 3) "hair" that stands off the head, or "glasses"; returns them."""
+    if wears == "hair":
+        arrays, texels = hair_shell(cage.numpy(), head.regions["scalp"].numpy()), shell_picture()
+        add_shell(folder, arrays)
+    else:
+        eyes = [head.quads[head.quad_part == head.PARTS.index(f"eye_{side}")] for side in ("left", "right")]
+        arrays, texels = glasses(cage.numpy(), torch.cat(eyes).unique().numpy()), glasses_picture()
+        add_glasses(folder, arrays)
+    pixels = torch.tensor(texels / 255.0, dtype=torch.float32).permute(2, 0, 1)[None]
+    return Shell(*map(torch.tensor, arrays.values()), pixels)
+
+
+def make(folder: Path, seed: int = 3, wears: str = "") -> dict[str, np.ndarray]:
     """Writes the bundle with `render_00.png`; returns level-1 vertices, their parts and expected pixels.
 
     Args:
-        shell: with hair that stands off the head.
+        wears: what `put_on` gives it.
 
     Returns:
         verts1 (V1, 3) metres GLB axes with the expression, part1 (V1,), pixels (V1, 2) of view 0, cage (V0, 3),
-        skin_mask (H, W) where the skin is, hair_mask (H, W) the share of hair in front of all else.
+        skin_mask (H, W) where the skin is, shell_mask (H, W) the share of hair or glasses in front of all else.
     """
     head = load_head()
     generator = torch.Generator().manual_seed(seed)
@@ -83,18 +111,15 @@ def make(folder: Path, seed: int = 3, shell: bool = False) -> dict[str, np.ndarr
     texture = torch.tensor(albedo / 255.0, dtype=torch.float32).permute(2, 0, 1)[None]
     out = render(get_rasterizer("cpu"), verts1, head.tri1, head.uv1, texture, (head.palette_weights1 @ palette)[None],
                  head.tri1_part == 0, head.ao1, camera, lights)
-    picture, hair = Picture.of(out), torch.zeros_like(out.alpha[0])
-    if shell:
-        arrays = hair_shell(neutral.numpy(), head.regions["scalp"].numpy())
-        add_shell(folder, arrays)
-        pixels = torch.tensor(shell_picture() / 255.0, dtype=torch.float32).permute(2, 0, 1)[None]
-        standing = Shell(*(torch.tensor(arrays[name]) for name in ("hair_verts", "hair_quads", "hair_uvs")), pixels)
+    picture, share = Picture.of(out), torch.zeros_like(out.alpha[0])
+    if wears:
+        standing = put_on(folder, head, neutral, wears)
         picture = with_shell(get_rasterizer("cpu"), out, standing, camera, lights)
-        white = Shell(standing.verts, standing.quads, standing.corner_uv, pixels.clone())
+        white = Shell(standing.verts, standing.quads, standing.corner_uv, standing.texture.clone())
         white.texture[:, :3] = 1
         black = render(get_rasterizer("cpu"), verts1, head.tri1, head.uv1, 0 * texture, torch.zeros_like(verts1),
                        head.tri1_part == 0, head.ao1, camera, lights)
-        hair = with_shell(get_rasterizer("cpu"), black, white, camera, lights).albedo[0, ..., :1]
+        share = with_shell(get_rasterizer("cpu"), black, white, camera, lights).albedo[0, ..., :1]
     alpha = picture.alpha[0].clamp(0, 1)
     straight = torch.cat([(picture.rgb[0] / alpha.clamp(min=1e-3)).clamp(0, 1), alpha], -1)
     Image.fromarray((straight * 255).round().to(torch.uint8).numpy()).save(folder / "render_00.png")
@@ -102,4 +127,4 @@ def make(folder: Path, seed: int = 3, shell: bool = False) -> dict[str, np.ndarr
     part1[head.tri1.long()] = head.tri1_part[:, None].expand(-1, 3)
     return {"verts1": verts1[0].numpy(), "part1": part1.numpy(), "pixels": camera.project(verts1)[0].numpy(),
             "cage": neutral.numpy(), "skin_mask": out.skin[0, ..., 0].numpy(),
-            "hair_mask": hair[..., 0].numpy()}
+            "shell_mask": share[..., 0].numpy()}

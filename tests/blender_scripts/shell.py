@@ -156,13 +156,13 @@ def replaced(job: dict) -> None:
     report["names"].append(strands().name)
 
 
-def taken(steps: tuple[Callable | None, ...]) -> list:
+def taken(steps: tuple[Callable | None, ...], look: Callable[[], list] = state) -> list:
     """What is seen after each of the steps."""
     found = []
     for act in steps:
         if act is not None:
             act()
-        found.append(state())
+        found.append(look())
     return found
 
 
@@ -205,12 +205,16 @@ def follows(job: dict) -> None:
     keys = head().data.shape_keys.key_blocks
     bpy.ops.ganfit.neutral()
     bpy.ops.ganfit.sculpt_prepare(levels=1)
+    raise_sculpt(np.array([0, 0.002, 0.006], np.float32))
+    report["raised"] = float(np.abs(evaluated(shell()) - plain - [0, 0.002, 0.006]).max())
+
+
+def raise_sculpt(by: np.ndarray) -> None:
+    """Moves the whole sculpt that has begun, and transfers it."""
     copy = find("ganfit_sculpt_of")
-    raised = points(copy.data.vertices) + np.array([0, 0.002, 0.006], np.float32)
-    copy.data.vertices.foreach_set("co", raised.ravel())
+    copy.data.vertices.foreach_set("co", (points(copy.data.vertices) + by).ravel())
     bpy.ops.object.mode_set(mode="OBJECT")
     bpy.ops.ganfit.sculpt_transfer(keep_detail=False)
-    report["raised"] = float(np.abs(evaluated(shell()) - plain - [0, 0.002, 0.006]).max())
 
 
 def state_of(thing: bpy.types.Object) -> list[bool]:
@@ -297,8 +301,8 @@ def exported(job: dict) -> None:
         report["matched files"].append([visible, read(out / "matched.glb", None)["names"]])
 
 
-def read(path: Path, wanted: np.ndarray | None) -> dict:
-    """The names of a file's meshes; its hair's place, picture and keys."""
+def read(path: Path, wanted: np.ndarray | None, name: str = "Hair") -> dict:
+    """The names of a file's meshes; the place, picture and keys of the one with a name."""
     empty_scene()
     operator = {".glb": bpy.ops.import_scene.gltf, ".fbx": bpy.ops.import_scene.fbx, ".obj": bpy.ops.wm.obj_import,
                 ".usdc": bpy.ops.wm.usd_import}[path.suffix]
@@ -306,7 +310,7 @@ def read(path: Path, wanted: np.ndarray | None) -> dict:
         operator(filepath=str(path))
     meshes = [thing for thing in bpy.context.scene.objects if thing.type == "MESH"]
     found: dict = {"names": sorted(thing.name.split(".")[0] for thing in meshes)}
-    thing = next((thing for thing in meshes if thing.name.startswith("Hair")), None)
+    thing = next((thing for thing in meshes if thing.name.startswith(name)), None)
     if thing is None or wanted is None:
         return found
     material = thing.material_slots[0].material

@@ -123,6 +123,12 @@ def head_arrays(seed: int = 0) -> dict[str, np.ndarray]:
     }
 
 
+def cells(grid: np.ndarray) -> np.ndarray:
+    """(R, C, ...), rows downwards -> (N, 4, ...): the corners of its cells, counter-clockwise seen from outside."""
+    found = np.stack([grid[:-1, :-1], grid[1:, :-1], grid[1:, 1:], grid[:-1, 1:]], 2)
+    return found.reshape(-1, *found.shape[2:])
+
+
 def shell_arrays(radii: tuple[float, float, float], centre: tuple[float, float, float], low: float, dome: int = 10,
                  curtain: int = 8, columns: int = 32) -> dict[str, np.ndarray]:
     """The arrays of hair that stands off the head: half an ellipsoid, and a cylinder from its rim down to `low`."""
@@ -134,10 +140,7 @@ def shell_arrays(radii: tuple[float, float, float], centre: tuple[float, float, 
     ring = 1 + np.arange((rows - 1) * columns).reshape(rows - 1, columns)
     ring = np.concatenate([ring, ring[:, :1]], 1)
     at = np.stack(np.meshgrid(np.linspace(0, 1, columns + 1), 1 - np.arange(1, rows) / (rows - 1)), -1)
-    corners = (slice(None, -1), slice(None, -1)), (slice(1, None), slice(None, -1)), (slice(1, None), slice(1, None)), \
-        (slice(None, -1), slice(1, None))  # counter-clockwise seen from outside
-    quads = [np.stack([ring[corner] for corner in corners], -1).reshape(-1, 4)]
-    uvs = [np.stack([at[corner] for corner in corners], -2).reshape(-1, 4, 2)]
+    quads, uvs = [cells(ring)], [cells(at)]
     first = np.arange(0, columns, 2)  # at the crown two triangles make a quad
     quads.append(np.stack([0 * first, ring[0, first], ring[0, first + 1], ring[0, first + 2]], -1))
     crown = np.stack([at[0, first + 1, 0], np.ones(len(first))], -1)
@@ -156,16 +159,55 @@ def shell_picture(height: int = 128, width: int = 256) -> np.ndarray:
     return np.concatenate([color, 255 * cover[..., None]], -1).clip(0, 255).round().astype(np.uint8)
 
 
-def add_shell(folder: Path, arrays: dict[str, np.ndarray]) -> None:
-    """Gives a bundle that is written hair which stands off the head."""
+def add_arrays(folder: Path, arrays: dict[str, np.ndarray]) -> None:
+    """Adds arrays to those of a bundle that is written."""
     with np.load(folder / "head.npz") as head:
         arrays = {**head, **arrays}
     np.savez(folder / "head.npz", **arrays)
+
+
+def add_shell(folder: Path, arrays: dict[str, np.ndarray]) -> None:
+    """Gives a bundle that is written hair which stands off the head."""
+    add_arrays(folder, arrays)
     write_png(folder / "hair_shell.png", shell_picture())
 
 
 EGG_SHELL = shell_arrays((0.09, 0.125, 0.105), (0.0, -0.02, -0.06), -0.1)
 """Hair for the head of `head_arrays`, 1.5 cm over its skin."""
+
+
+def glasses_arrays(width: float, depth: float, centre: tuple[float, float], rows: int = 4,
+                   columns: int = 40) -> dict[str, np.ndarray]:
+    """The arrays of glasses: half an elliptic ribbon from ear to ear before the eyes, of half this width, whose centre
+    (y, z) lies between the ears."""
+    turn = np.linspace(-np.pi / 2, np.pi / 2, columns + 1)
+    x, y = np.meshgrid(width * np.sin(turn), np.linspace(0.022, -0.022, rows + 1) + centre[0])
+    z = np.broadcast_to(centre[1] + depth * np.cos(turn), x.shape)
+    at = np.stack(np.meshgrid(np.linspace(0, 1, columns + 1), np.linspace(1, 0, rows + 1)), -1)
+    return {"glasses_verts": np.stack([x, y, z], -1).reshape(-1, 3).astype(np.float32),
+            "glasses_quads": cells(np.arange(x.size).reshape(x.shape)).astype(np.int32),
+            "glasses_uvs": cells(at).astype(np.float32)}
+
+
+def glasses_picture(height: int = 64, width: int = 320) -> np.ndarray:
+    """(height, width, 4) uint8 sRGB and cover: dark frames with tinted lenses, a bridge and arms; the rest is clear."""
+    v, u = np.meshgrid((np.arange(height) + 0.5) / height, (np.arange(width) + 0.5) / width, indexing="ij")
+    side = np.abs(2 * u - 1)
+    lens = np.hypot((side - 0.25) / 0.17, (v - 0.5) / 0.45)
+    cover = np.where(lens < 0.85, 0.15, np.where(lens < 1, 1.0, 0.0))
+    bars = (np.abs(v - 0.45) < 0.06) & ((side < 0.09) | (side > 0.41))
+    return np.concatenate([np.broadcast_to([30, 25, 40], (*u.shape, 3)), 255 * np.maximum(cover, bars)[..., None]],
+                          -1).round().astype(np.uint8)
+
+
+def add_glasses(folder: Path, arrays: dict[str, np.ndarray]) -> None:
+    """Gives a bundle that is written glasses."""
+    add_arrays(folder, arrays)
+    write_png(folder / "glasses.png", glasses_picture())
+
+
+EGG_GLASSES = glasses_arrays(0.085, 0.105, (0.0, -0.06))
+"""Glasses for the head of `head_arrays`, 1 cm off its skin."""
 
 
 def look_at(eye: np.ndarray, target: np.ndarray, roll: float) -> np.ndarray:
