@@ -350,21 +350,17 @@ def test_bad_arrays_are_refused(tmp_path: Path, name: str, array: np.ndarray) ->
     assert not is_whole(written.path)
 
 
-HAIR = {
-    "hair_verts": np.zeros((4, 3), np.float32),
-    "hair_quads": np.array([[0, 1, 2, 3]], np.int32),
-    "hair_uvs": np.zeros((1, 4, 2), np.float32),
-}
-
-
-def test_hair_is_whole_or_not_there(tmp_path: Path) -> None:
-    """A bundle may be without hair; with a part of it, or with quads that point nowhere, it is damaged."""
-    written = write_bundle(tmp_path / "me", contents(**HAIR))
-    assert written.head["hair_quads"].tolist() == [[0, 1, 2, 3]]
-    broken = [{k: v for k, v in HAIR.items() if k != name} for name in HAIR]
-    broken += [HAIR | {"hair_quads": np.array([[0, 1, 2, 4]], np.int32)},
-               HAIR | {"hair_uvs": np.zeros((2, 4, 2), np.float32)},
-               HAIR | {"hair_quads": np.zeros((0, 4), np.int32), "hair_uvs": np.zeros((0, 4, 2), np.float32)}]
+@pytest.mark.parametrize("kind", ["hair", "glasses"])
+def test_what_stands_off_the_head_is_whole_or_not_there(tmp_path: Path, kind: str) -> None:
+    """A bundle may be without it; with a part of it, or with quads that point nowhere, it is damaged."""
+    verts, quads, uvs = f"{kind}_verts", f"{kind}_quads", f"{kind}_uvs"
+    whole = {verts: np.zeros((4, 3), np.float32), quads: np.array([[0, 1, 2, 3]], np.int32),
+             uvs: np.zeros((1, 4, 2), np.float32)}
+    written = write_bundle(tmp_path / "me", contents(**whole))
+    assert written.head[quads].tolist() == [[0, 1, 2, 3]]
+    broken = [{k: v for k, v in whole.items() if k != name} for name in whole]
+    broken += [whole | {quads: np.array([[0, 1, 2, 4]], np.int32)}, whole | {uvs: np.zeros((2, 4, 2), np.float32)},
+               whole | {quads: np.zeros((0, 4), np.int32), uvs: np.zeros((0, 4, 2), np.float32)}]
     for number, arrays in enumerate(broken):
         damaged = write_bundle(tmp_path / f"{number}", contents(**arrays))
         error_of("bundle_damaged", lambda bundle=damaged: bundle.head)

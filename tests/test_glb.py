@@ -297,7 +297,8 @@ def skin_maps() -> dict[str, bytes]:
     return made
 
 
-def test_hair_is_cut_out(gltf_validator: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["Hair", "Glasses"])
+def test_hair_and_glasses_are_cut_out(gltf_validator: Path, tmp_path: Path, name: str) -> None:
     """A surface with holes becomes a node without morph targets, seen from both sides, whose seam keeps its two UVs."""
     head = small_head()
     verts, uv, quads = patch(5, 4, (0.0, 0.2, 0.0), 0.1)
@@ -307,12 +308,13 @@ def test_hair_is_cut_out(gltf_validator: Path, tmp_path: Path) -> None:
     triangles[0][triangles[0] == 0] = len(verts)
     stream = io.BytesIO()
     Image.new("RGBA", (8, 8), (90, 60, 40, 128)).save(stream, "PNG")
-    hair = Surface(verts, vertex, np.concatenate([uv, [[0.9, 0.9]]]), triangles, stream.getvalue())
-    data = glb_bytes(head, head.verts0.numpy(), 1.0, [0.0] * 52, palette=PALETTE, hair=hair, **skin_maps())
+    surface = Surface(verts, vertex, np.concatenate([uv, [[0.9, 0.9]]]), triangles, stream.getvalue())
+    data = glb_bytes(head, head.verts0.numpy(), 1.0, [0.0] * 52, palette=PALETTE, **{name.lower(): surface},
+                     **skin_maps())
     issues = validate(gltf_validator, data, tmp_path)["issues"]
     assert (issues["numErrors"], issues["numWarnings"]) == (0, 0), issues["messages"]
     document, binary = parse(data)
-    primitive = mesh_of(document, "Hair")["primitives"][0]
+    primitive = mesh_of(document, name)["primitives"][0]
     material = document["materials"][primitive["material"]]
     assert (material["alphaMode"], material["alphaCutoff"], material["doubleSided"]) == ("MASK", 0.5, True)
     assert "targets" not in primitive

@@ -64,8 +64,9 @@ def test_the_presets_are_as_said() -> None:
 
 def test_the_command_line_s_options_are_all_there() -> None:
     said = table("command_line", "option")
-    names = {field.name.replace("_", "-") for field in dataclasses.fields(Options)} - {"refine", "hair", "out"}
-    assert set(said) == {f"--{name}" for name in names} | {"--no-refine", "--no-hair", "--json"}
+    switches = {"refine", "hair", "glasses"}
+    names = {field.name.replace("_", "-") for field in dataclasses.fields(Options)} - switches - {"out"}
+    assert set(said) == {f"--{name}" for name in names} | {f"--no-{name}" for name in switches} | {"--json"}
     for name, values in CHOICES.items():
         assert re.findall(r"`(\w+)`", said[f"--{name}"][0]) == list(values)
 

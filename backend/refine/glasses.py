@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
-from backend.assemble import Assembled, bare_picture
+from backend.assemble import Assembled, bare_picture, head_box, picture
 from backend.refine.skin import LUMA
 from backend.refine.volume import log_albedo
 from backend.render.color import linear_to_srgb, srgb_to_linear
@@ -89,6 +89,8 @@ ARM, ARM_END, EAR_GAP = (0.0018, 0.004), 0.02, 0.004
 """Least and largest height of an arm; how far it reaches behind the ear's upper front, and over it, metres."""
 LENS = 0.02
 """Linear albedo of dark lenses."""
+HIDING_SIDE, HIDING = 1024, 9
+"""Side of the picture that tells what of the skin a frame hides, pixels; width by which it does."""
 TEXTURE = (272, 2048)
 """Rows and columns of the texture."""
 COLUMNS, ARM_COLUMNS, ROWS = 48, 12, 12
@@ -165,6 +167,20 @@ def glasses(scene: Assembled, photos: Sequence[np.ndarray]) -> Shell | None:
 
 
 # --------------------------------------------------------------------------------------------------------- the evidence
+@torch.no_grad()
+def hidden_by(worn: Shell, scene: Assembled, view: int, pixel: torch.Tensor) -> torch.Tensor:
+    """(1, 1, R, R) in [0, 1]: what glasses hide of the texels that fall on these pixels (R, R, 2) of a view's photo."""
+    x0, y0, side = head_box(scene, view, bare=True)
+    scale = HIDING_SIDE / side
+    white = torch.cat([torch.ones_like(worn.texture[:, :3]), worn.texture[:, 3:]], 1)
+    black = replace(scene, texture=torch.zeros_like(scene.texture), palette=torch.zeros_like(scene.palette), hair=None,
+                    hair_shell=None, glasses=replace(worn, texture=white))
+    cover = picture(black, view, scene.cameras[view].crop(x0, y0, scale, (HIDING_SIDE, HIDING_SIDE))).albedo
+    cover = torch.nn.functional.max_pool2d(cover[..., :1].permute(0, 3, 1, 2), HIDING, 1, HIDING // 2)
+    at = (pixel - pixel.new_tensor([x0, y0])) * (2 / side) - 1
+    return torch.nn.functional.grid_sample(cover, at[None], "bilinear", "border", align_corners=False).clamp(0, 1)
+
+
 def grid() -> tuple[np.ndarray, np.ndarray]:
     """(W,) metres to the subject's left and (H, 1) metres over the eyes, from the top down, of the plane's texels."""
     across, up = np.arange(-ACROSS, ACROSS, TEXEL), np.arange(ABOVE, -BELOW, -TEXEL)

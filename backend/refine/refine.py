@@ -12,7 +12,7 @@ from torch import Tensor
 from backend.assemble import Assembled
 from backend.fit.person import Person
 from backend.fit.views import is_grey
-from backend.refine.glasses import glasses
+from backend.refine.glasses import glasses, hidden_by
 from backend.refine.grain import grain, octaves, resized
 from backend.refine.hair import HAIR_FACING, HAIR_RIM, hair_layer, seen_hair, skin_colour
 from backend.refine.matte import hair_matte, scalp_reach
@@ -21,6 +21,7 @@ from backend.refine.skin import FEATURES, luma, residual, skin_trust
 from backend.refine.surface import normal_map, roughness_map
 from backend.refine.volume import hair_shell
 from backend.render.color import linear_to_srgb, srgb_to_linear
+from backend.render.shell import Shell
 from backend.texture.unwrap import FACING, RIM, Unwrapped, unwrap, uv_raster
 
 WORK_SIZE = 512
@@ -67,7 +68,8 @@ def refine(scene: Assembled, photos: list[np.ndarray], size: int, seed: int, wit
     mattes = [hair_matte(scene, i, photo) for i, photo in enumerate(photos)]
     hair = [seen_hair(_unwrap(scene, i, photo, WORK_SIZE, HAIR_FACING, HAIR_RIM), mattes[i], regions, is_grey(photo))
             for i, photo in enumerate(photos)]
-    found = [_detail_of_photo(scene, i, photo, size, hair[i].over) for i, photo in enumerate(photos)]
+    worn = glasses(scene, photos)
+    found = [_detail_of_photo(scene, i, photo, size, hair[i].over, worn) for i, photo in enumerate(photos)]
     bands = _merge([both for both, _ in found])
     work = bands.bands[0].shape[-1]
     seen = resized(bands.weights[0], work)
@@ -85,7 +87,7 @@ def refine(scene: Assembled, photos: list[np.ndarray], size: int, seed: int, wit
     shell = hair_shell(scene, mattes, photos, skin_colour(hair, regions)) if layer is not None else None
     return replace(scene, texture=_eight_bits(linear_to_srgb(albedo)), normal=_eight_bits(normal_map(relief, mm)),
                    roughness=_eight_bits(roughness_map(large, relief)), hair=layer, hair_shell=shell,
-                   glasses=glasses(scene, photos) if with_glasses else None)
+                   glasses=worn if with_glasses else None)
 
 
 def region_maps(person: Person, size: int) -> dict[str, Tensor]:
@@ -131,11 +133,11 @@ def texel_mm(person: Person, size: int) -> float:
     return 1000 * math.sqrt(float((surface / area.clamp_min(1e-12)).median())) / size
 
 
-def _detail_of_photo(scene: Assembled, view: int, photo: np.ndarray, size: int,
-                     over: Tensor) -> tuple[Bands, Tensor]:
+def _detail_of_photo(scene: Assembled, view: int, photo: np.ndarray, size: int, over: Tensor,
+                     worn: Shell | None) -> tuple[Bands, Tensor]:
     """Bands of one photo against the generator's map, completed by symmetry, and its density (1, 1, R, R).
 
-    over: (1, 1, S, S) where hair or a collar lies over the skin.
+    over: (1, 1, S, S) where hair or a collar lies over the skin; worn: the glasses.
     """
     side = WORK_SIZE
     unwrapped = _unwrap(scene, view, photo, side)
@@ -145,7 +147,8 @@ def _detail_of_photo(scene: Assembled, view: int, photo: np.ndarray, size: int,
     regions = region_maps(scene.person, side)
     difference = residual(unwrapped, srgb_to_linear(resized(scene.generated, side)))
     count = OCTAVES + int(math.log2(side // WORK_SIZE))
-    trust = skin_trust(unwrapped, difference, regions) * (1 - resized(over, side))
+    frames = None if worn is None else hidden_by(worn, scene, view, unwrapped.pixel)
+    trust = skin_trust(unwrapped, difference, regions, frames) * (1 - resized(over, side))
     if is_grey(photo):
         difference = luma(difference).expand(-1, 3, -1, -1)
     gain = 1 - FOLD_SHARE * _folds(scene, view, side)

@@ -27,9 +27,7 @@ FEATURES = ("brow", "eyes", "lips", "beard")
 FEATURE_REACH = 1 / 36
 """How far around these regions the features may lie, in map sides: brows differ in place."""
 FEATURE_SHARE = 0.6
-"""A dark outlier that lies there to this share is a brow, lash line or beard, unless it reaches the nose's bridge."""
-BRIDGE = (0.465, 0.535, 0.37, 0.45)
-"""Where glasses rest and faces have no feature: left, right, top and bottom in shares of the map, row 0 at the top."""
+"""A dark outlier that lies there to this share is a brow, lash line or beard."""
 MOLE = 1 / 40
 """Largest extent of a dark spot of the skin itself, in map sides."""
 CLIPPED = 0.985
@@ -50,15 +48,19 @@ def luma(values: Tensor) -> Tensor:
     return (values * values.new_tensor(LUMA)[:, None, None]).sum(1, keepdim=True)
 
 
-def skin_trust(unwrapped: Unwrapped, difference: Tensor, regions: dict[str, Tensor]) -> Tensor:
+def skin_trust(unwrapped: Unwrapped, difference: Tensor, regions: dict[str, Tensor],
+               frames: Tensor | None = None) -> Tensor:
     """(1, 1, R, R) in [0, 1]: trust of the unwrapping where the photo shows this person's skin, 0 elsewhere.
 
     Args:
         difference: (1, 3, R, R) see `residual`.
         regions: name -> (1, 1, R, R).
+        frames: (1, 1, R, R) in [0, 1], what glasses hide; None without.
     """
     trust = unwrapped.weight.permute(2, 0, 1)[None] * (1 - _overexposed(unwrapped))
     trust = trust * (1 - regions["scalp"])
+    if frames is not None:
+        trust = trust * (1 - frames)
     likely = skin_colour(unwrapped, trust, regions)
     outlier = 1 - likely
     levels = round(math.log2(JUDGED_WAVELENGTH * trust.shape[-1])) - 1
@@ -106,13 +108,11 @@ def _outliers(rest: Tensor, likely: Tensor, trust: Tensor, regions: dict[str, Te
                                   1 - likely[0, 0].cpu().numpy()]) * seen
     mask = ndimage.binary_propagation(strength > SURE, mask=strength > MAYBE)
     feature = _feature(regions)[0, 0].cpu().numpy() > 0.3
-    left, right, top, bottom = (round(edge * size) for edge in BRIDGE)
     labels, _ = ndimage.label(mask, np.ones((3, 3)))
-    resting = set(np.unique(labels[top:bottom, left:right]).tolist())
     kept = np.zeros_like(mask)
     for index, place in enumerate(ndimage.find_objects(labels), 1):
         part = labels[place] == index
-        own = index not in resting and feature[place][part].mean() > FEATURE_SHARE and light[place][part].mean() < 0
+        own = feature[place][part].mean() > FEATURE_SHARE and light[place][part].mean() < 0
         if max(axis.stop - axis.start for axis in place) > MOLE * size and not own:
             kept[place] |= part
     grown = ndimage.binary_dilation(kept, iterations=max(1, size // 170))
