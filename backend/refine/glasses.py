@@ -50,7 +50,7 @@ SHIFT = 0.006
 """How far glasses may sit beside the face's middle, metres."""
 CENTRE = (0.001, -0.004)
 """Middle of a lens against the pupil, outwards and upwards, metres."""
-NEAREST, FARTHEST = (0.018, 0.011, 0.009), (0.042, 0.022, 0.032)
+NEAREST, FARTHEST = (0.018, 0.011, 0.009), (0.042, 0.026, 0.032)
 """Half axes of the ellipses between which a rim lies: to the sides, upwards, downwards, metres."""
 TURNS, RADIAL = 144, 0.0005
 """Directions in which a rim is looked for; its steps outwards, metres."""
@@ -65,13 +65,15 @@ BRIDGE_SEEN, WEAKEST = 0.22, 0.15
 glasses, 0.16 and 0.12 the most of bare faces."""
 PROFILE = 0.004
 """How far across a line its width is measured, metres."""
-WIDTH = (0.0006, 0.006)
-"""Least and largest width of a line, metres."""
+WIDTH, BRIGHT_WIDTH = (0.0006, 0.006), 0.002
+"""Least and largest width of a line, metres; the largest of a bright one: what is wider is shine."""
 FAINT = (0.11, 0.25)
 """Strength from which a part of a frame is drawn, and is opaque; rimless lenses show no rims."""
-SHARPER, BLACKEST, UNKNOWN = 0.65, 0.008, 1e-3
-"""Photos blur thin lines: a dark one is drawn so much narrower, and darker for it, down to this linear albedo. Weight
-of a line's mean where nothing is seen of it."""
+BLURRED, SHARPEST, BLACKEST = 2.2, 0.6, 0.008
+"""Width that a photo's blur gives to the thinnest line, pixels; lines are drawn narrower by that, squares of widths being
+additive, down to this share, and dark ones darker for it, down to this linear albedo."""
+UNKNOWN = 1e-3
+"""Weight of a line's mean where nothing is seen of it."""
 SHORTEST = 0.008
 """Parts of a frame that are shorter are left out, metres: bits of brows."""
 EVEN = 0.003
@@ -89,7 +91,7 @@ ARM, ARM_END, EAR_GAP = (0.0018, 0.004), 0.02, 0.004
 """Least and largest height of an arm; how far it reaches behind the ear's upper front, and over it, metres."""
 LENS = 0.02
 """Linear albedo of dark lenses."""
-HIDING_SIDE, HIDING = 1024, 9
+HIDING_SIDE, HIDING = 1024, 11
 """Side of the picture that tells what of the skin a frame hides, pixels; width by which it does."""
 TEXTURE = (272, 2048)
 """Rows and columns of the texture."""
@@ -122,13 +124,15 @@ class Plane:
 @dataclass(frozen=True)
 class Sight:
     """What photos show on the plane, (H, W): log lightness over the fit's picture as it is, `raw`, and without light,
-    `rest`; how strong a line is there, in [0, CLEAR]; whether skin is behind. colour (H, W, 3): log linear albedo."""
+    `rest`; how strong a line is there, in [0, CLEAR]; whether skin is behind. colour (H, W, 3): log linear albedo.
+    blur: the width of the thinnest line there is, metres."""
 
     raw: Map
     rest: Map
     strength: Map
     seen: Map
     colour: np.ndarray
+    blur: float
 
 
 @dataclass(frozen=True)
@@ -217,7 +221,7 @@ def sight_of(scene: Assembled, photos: Sequence[np.ndarray], plane: Plane) -> Si
     across, up = grid()
     places, normals = plane.points(across, up), plane.normals(across, up)
     total = np.zeros(places.shape[:2])
-    raw, colour = np.zeros_like(total), np.zeros_like(places)
+    raw, colour, pixel_size = np.zeros_like(total), np.zeros_like(places), math.inf
     for number, photo in enumerate(photos):
         away = _host(scene.cameras[number].position()).reshape(3) - places
         facing = (away * normals).sum(-1) / np.linalg.norm(away, axis=-1)
@@ -229,6 +233,7 @@ def sight_of(scene: Assembled, photos: Sequence[np.ndarray], plane: Plane) -> Si
         if not weight.any():
             continue
         density = np.ptp(pixel[..., 0]) / len(across)
+        pixel_size = min(pixel_size, TEXEL / density)
         own = _log_light(srgb_to_linear(sample_photo(photo, _tensor(pixel, scene), density)).cpu().numpy())
         total += weight
         raw += weight * (own - _log_light(drawn))
@@ -245,7 +250,7 @@ def sight_of(scene: Assembled, photos: Sequence[np.ndarray], plane: Plane) -> Si
     bright = rest - ndimage.grey_opening(rest, (width, width))
     inner = ndimage.binary_erosion(seen, iterations=round(RIM / TEXEL))
     strength = np.minimum(np.maximum(dark, BRIGHT * bright), CLEAR) * inner
-    return Sight(raw, rest, strength, inner, colour / np.maximum(total, 1e-6)[..., None])
+    return Sight(raw, rest, strength, inner, colour / np.maximum(total, 1e-6)[..., None], BLURRED * pixel_size)
 
 
 def _fitted(scene: Assembled, view: int, pixel: np.ndarray) -> tuple[np.ndarray, Map]:
@@ -370,17 +375,20 @@ def measured(sight: Sight, places: np.ndarray, closed: bool = False) -> Stroke:
     centre = places + normal * moved[:, None]
     weight = known * height.clip(0.01)
     colour = np.stack([_at(sight.colour[..., c], centre[:, 0], centre[:, 1]) for c in range(3)], 1)
-    sunk = np.where(even(dark - bright) > 0, height, 0.0)[:, None] * (1 / SHARPER - 1)
-    colour = np.maximum(colour - sunk, np.log(BLACKEST))
 
     def mean(values: np.ndarray, length: float) -> np.ndarray:
         shares = weight if values.ndim == 1 else weight[:, None]
         usual = (shares * values).sum(0) / max(weight.sum(), 1e-6)
         return (even(shares * values, length) + UNKNOWN * usual) / (even(shares, length) + UNKNOWN)
 
+    is_dark = even(dark - bright) > 0
+    width = mean(width.clip(WIDTH[0], np.where(is_dark, WIDTH[1], BRIGHT_WIDTH)), EVEN)
+    sharper = np.sqrt(np.maximum(1 - (sight.blur / np.maximum(width, WIDTH[0])) ** 2, SHARPEST**2))
+    sunk = np.where(is_dark, height, 0.0) * (1 / sharper - 1)
+    colour = np.maximum(colour - sunk[:, None], np.log(BLACKEST))
     opacity = _smoothstep(even(known * height) / (even(known) + 1e-6), *FAINT)
     opacity = ndimage.grey_opening(opacity, round(SHORTEST / step) | 1, mode=mode)
-    return Stroke(centre, SHARPER * np.clip(mean(width, EVEN), *WIDTH), opacity, mean(colour, EVEN / 2))
+    return Stroke(centre, sharper * width, opacity, mean(colour, EVEN / 2))
 
 
 def tint_of(sight: Sight, lenses: Sequence[np.ndarray]) -> float:

@@ -30,6 +30,9 @@ FEATURE_SHARE = 0.6
 """A dark outlier that lies there to this share is a brow, lash line or beard."""
 MOLE = 1 / 40
 """Largest extent of a dark spot of the skin itself, in map sides."""
+BIT, BESIDE_FRAMES, FRAME_DARK = 1 / 20, 1 / 40, -1.0
+"""Largest extent of a bit of a frame that the known frame has left, in map sides; how far beside that; logarithm of
+lightness below which all is frame there."""
 CLIPPED = 0.985
 """sRGB value from which a photo is overexposed."""
 JUDGED_WAVELENGTH = 1 / 4
@@ -59,14 +62,14 @@ def skin_trust(unwrapped: Unwrapped, difference: Tensor, regions: dict[str, Tens
     """
     trust = unwrapped.weight.permute(2, 0, 1)[None] * (1 - _overexposed(unwrapped))
     trust = trust * (1 - regions["scalp"])
-    if frames is not None:
-        trust = trust * (1 - frames)
+    frames = torch.zeros_like(trust) if frames is None else frames
+    trust = trust * (1 - frames)
     likely = skin_colour(unwrapped, trust, regions)
     outlier = 1 - likely
     levels = round(math.log2(JUDGED_WAVELENGTH * trust.shape[-1])) - 1
     for _ in range(ROBUST_STEPS):
         bands = split(difference, trust * (1 - outlier), levels)
-        outlier = _outliers(difference - up(bands.rest, trust.shape[-1]), likely, trust, regions)
+        outlier = _outliers(difference - up(bands.rest, trust.shape[-1]), likely, trust, regions, frames)
     return trust * (1 - outlier)
 
 
@@ -91,10 +94,11 @@ def _feature(regions: dict[str, Tensor]) -> Tensor:
     return torch.nn.functional.max_pool2d(rows, (2 * reach + 1, 1), 1, (reach, 0))
 
 
-def _outliers(rest: Tensor, likely: Tensor, trust: Tensor, regions: dict[str, Tensor]) -> Tensor:
+def _outliers(rest: Tensor, likely: Tensor, trust: Tensor, regions: dict[str, Tensor], frames: Tensor) -> Tensor:
     """(1, 1, R, R) 1 where a residual without low frequencies is a thing in front of the skin.
 
-    What surely differs is grown over what maybe does (hysteresis); small spots and features of the face are let off.
+    What surely differs is grown over what maybe does (hysteresis); small spots and features of the face are let off,
+    unless they are bits of frames, beside what of these is known.
     """
     size = rest.shape[-1]
     seen = trust[0, 0].cpu().numpy() > 0.05
@@ -109,11 +113,14 @@ def _outliers(rest: Tensor, likely: Tensor, trust: Tensor, regions: dict[str, Te
     mask = ndimage.binary_propagation(strength > SURE, mask=strength > MAYBE)
     feature = _feature(regions)[0, 0].cpu().numpy() > 0.3
     labels, _ = ndimage.label(mask, np.ones((3, 3)))
-    kept = np.zeros_like(mask)
+    near = ndimage.binary_dilation(frames[0, 0].cpu().numpy() > 0.1, iterations=round(BESIDE_FRAMES * size))
+    beside = np.unique(labels[near])
+    kept = near & (light < FRAME_DARK)
     for index, place in enumerate(ndimage.find_objects(labels), 1):
         part = labels[place] == index
         own = feature[place][part].mean() > FEATURE_SHARE and light[place][part].mean() < 0
-        if max(axis.stop - axis.start for axis in place) > MOLE * size and not own:
+        extent = max(axis.stop - axis.start for axis in place)
+        if (index in beside and extent < BIT * size) or (extent > MOLE * size and not own):
             kept[place] |= part
     grown = ndimage.binary_dilation(kept, iterations=max(1, size // 170))
     soft = np.maximum(ndimage.gaussian_filter(grown.astype(np.float32), size / 256), grown)
