@@ -295,3 +295,18 @@ def test_pictures_hold_all_of_it(sitter: Sitter) -> None:  # noqa: F811
     assert (whole ^ drawn).mean() < 0.001
     ring = np.abs(shell.texture[0, 3].numpy() - 1) < 0.5
     assert len(shell.covered) == pytest.approx(ring.mean() * len(shell.verts), rel=0.1)
+
+
+def test_slits_on_the_scalp_are_closed_and_the_face_stays_bare() -> None:
+    """Where the hair that a photo shows ends, along its outline, and the part that it does not show begins."""
+    rows, columns = TEXTURE
+    cover = np.ones(TEXTURE)
+    cover[200:, 300:700] = 0  # the face
+    bare = cover.copy()
+    cover[100:112, 200:800] = 0
+    cover[100:260, 200:212] = 0
+    scalp = np.ones(TEXTURE)
+    scalp[190:, 290:710] = 0
+    assert np.array_equal(volume._closed(cover, scalp), bare)
+    off = volume._closed(cover, np.zeros(TEXTURE))
+    assert off[106, columns // 2] == 0 and off[:rows // 3].min() == 0

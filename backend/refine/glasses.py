@@ -70,8 +70,8 @@ WIDTH, BRIGHT_WIDTH = (0.0006, 0.006), 0.002
 FAINT = (0.11, 0.25)
 """Strength from which a part of a frame is drawn, and is opaque; rimless lenses show no rims."""
 BLURRED, SHARPEST, BLACKEST = 2.2, 0.6, 0.008
-"""Width that a photo's blur gives to the thinnest line, pixels; lines are drawn narrower by that, squares of widths being
-additive, down to this share, and dark ones darker for it, down to this linear albedo."""
+"""Width that a photo's blur gives to the thinnest line, pixels; lines are drawn narrower by that, squares of widths
+being additive, down to this share, and dark ones darker for it, down to this linear albedo."""
 UNKNOWN = 1e-3
 """Weight of a line's mean where nothing is seen of it."""
 SHORTEST = 0.008
@@ -342,53 +342,58 @@ def plain(places: np.ndarray, width: float, colour: np.ndarray) -> Stroke:
 
 def measured(sight: Sight, places: np.ndarray, closed: bool = False) -> Stroke:
     """Widths, opacity and colours along a path (N, 2), which is moved to the middle of the line that it follows."""
-    mode = "wrap" if closed else "nearest"
     step = float(np.median(np.linalg.norm(np.diff(places, axis=0), axis=1)))
 
     def even(values: np.ndarray, length: float = EVEN) -> np.ndarray:
-        return ndimage.gaussian_filter1d(values, length / step, axis=0, mode=mode)
+        return ndimage.gaussian_filter1d(values, length / step, axis=0, mode="wrap" if closed else "nearest")
 
     smooth = even(places, 2 * TEXEL)
     ahead = np.roll(smooth, -1, 0) - np.roll(smooth, 1, 0) if closed else np.gradient(smooth, axis=0)
     normal = np.stack([-ahead[:, 1], ahead[:, 0]], 1) / np.maximum(np.linalg.norm(ahead, axis=1), 1e-9)[:, None]
     offsets = np.arange(-PROFILE, PROFILE + TEXEL / 2, TEXEL)
-    spots = places[:, None] + normal[:, None] * offsets[:, None]
-    seen = _at(sight.seen.astype(float), spots[..., 0], spots[..., 1]) > 0.5
-    values = np.where(seen, _at(sight.rest, spots[..., 0], spots[..., 1]), np.nan)
-    sides = np.abs(offsets) > 0.6 * PROFILE
-    level = np.nan_to_num(_nanmedian(values[:, sides]))
-    difference = np.nan_to_num(values - level[:, None])
-    difference = even(difference, 2 * TEXEL)
+    rest, seen = _profiles(sight, places[:, None] + normal[:, None] * offsets[:, None], np.abs(offsets) > 0.6 * PROFILE)
+    rest = even(rest, 2 * TEXEL)
     near = np.abs(offsets) < 0.3 * PROFILE
-    dark, bright = -difference[:, near].min(1), BRIGHT * difference[:, near].max(1)
-    difference *= np.where(even(dark - bright) > 0, -1.0, 1.0)[:, None]
-    top = np.where(near, difference, -np.inf).argmax(1)
-    height = difference[np.arange(len(places)), top]
-    known = seen[np.arange(len(places)), top].astype(float)
-    inside = difference > 0.2 * height[:, None]
-    run = np.abs(np.arange(len(offsets)) - top[:, None])
-    left = np.arange(len(offsets)) < top[:, None]
-    ends = [np.where(~inside & half, run, len(offsets)).min(1, keepdims=True) for half in (left, ~left)]
-    line = np.where(run < np.where(left, *ends), difference, 0).clip(0)
-    width = line.sum(1) * TEXEL / np.maximum(height, WEAK)
-    moved = even(offsets[top] * (height > FAINT[0]), 4 * TEXEL)
-    centre = places + normal * moved[:, None]
-    weight = known * height.clip(0.01)
-    colour = np.stack([_at(sight.colour[..., c], centre[:, 0], centre[:, 1]) for c in range(3)], 1)
+    is_dark = even(-rest[:, near].min(1) - BRIGHT * rest[:, near].max(1)) > 0
+    rest = np.where(is_dark[:, None], -rest, rest)
+    top = np.where(near, rest, -np.inf).argmax(1)
+    height, known = rest[np.arange(len(places)), top], seen[np.arange(len(places)), top].astype(float)
+    centre = places + normal * even(offsets[top] * (height > FAINT[0]), 4 * TEXEL)[:, None]
+    weight = known * height.clip(WEAK)
 
     def mean(values: np.ndarray, length: float) -> np.ndarray:
         shares = weight if values.ndim == 1 else weight[:, None]
         usual = (shares * values).sum(0) / max(weight.sum(), 1e-6)
         return (even(shares * values, length) + UNKNOWN * usual) / (even(shares, length) + UNKNOWN)
 
-    is_dark = even(dark - bright) > 0
-    width = mean(width.clip(WIDTH[0], np.where(is_dark, WIDTH[1], BRIGHT_WIDTH)), EVEN)
+    width = mean(_widths(rest, top).clip(WIDTH[0], np.where(is_dark, WIDTH[1], BRIGHT_WIDTH)), EVEN)
     sharper = np.sqrt(np.maximum(1 - (sight.blur / np.maximum(width, WIDTH[0])) ** 2, SHARPEST**2))
+    colour = np.stack([_at(sight.colour[..., c], centre[:, 0], centre[:, 1]) for c in range(3)], 1)
     sunk = np.where(is_dark, height, 0.0) * (1 / sharper - 1)
     colour = np.maximum(colour - sunk[:, None], np.log(BLACKEST))
     opacity = _smoothstep(even(known * height) / (even(known) + 1e-6), *FAINT)
-    opacity = ndimage.grey_opening(opacity, round(SHORTEST / step) | 1, mode=mode)
+    opacity = ndimage.grey_opening(opacity, round(SHORTEST / step) | 1, mode="wrap" if closed else "nearest")
     return Stroke(centre, sharper * width, opacity, mean(colour, EVEN / 2))
+
+
+def _profiles(sight: Sight, spots: np.ndarray, sides: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of rows of places (N, K, 2) across a line: log lightness over the median of the row's `sides` (K,) bool, 0 where
+    nothing is seen, and (N, K) bool, what is seen."""
+    seen = _at(sight.seen.astype(float), spots[..., 0], spots[..., 1]) > 0.5
+    values = _at(sight.rest, spots[..., 0], spots[..., 1])
+    beside = np.where(seen, values, np.nan)[:, sides]
+    level = np.nanmedian(np.where(np.isnan(beside).all(1, keepdims=True), 0.0, beside), 1)
+    return np.where(seen, values - level[:, None], 0.0), seen
+
+
+def _widths(rest: np.ndarray, top: np.ndarray) -> np.ndarray:
+    """(N,) widths, metres, of the lines whose profiles (N, K) have their peaks at columns `top` (N,): what is under the
+    peak over its height, between where it has fallen to a fifth."""
+    height = rest[np.arange(len(rest)), top]
+    column, run = np.arange(rest.shape[1]), np.abs(np.arange(rest.shape[1]) - top[:, None])
+    fallen, before = rest <= 0.2 * height[:, None], column < top[:, None]
+    ends = [np.where(fallen & half, run, rest.shape[1]).min(1, keepdims=True) for half in (before, ~before)]
+    return np.where(run < np.where(before, *ends), rest, 0).clip(0).sum(1) * TEXEL / np.maximum(height, WEAK)
 
 
 def tint_of(sight: Sight, lenses: Sequence[np.ndarray]) -> float:
@@ -537,12 +542,6 @@ def _at(values: Map, across: np.ndarray, up: np.ndarray) -> np.ndarray:
     across, up = np.broadcast_arrays(across, up)
     at = [(ABOVE - up) / TEXEL - 0.5, (across + ACROSS) / TEXEL - 0.5]
     return ndimage.map_coordinates(values, at, order=1, mode="constant")
-
-
-def _nanmedian(values: np.ndarray) -> np.ndarray:
-    """(N,) medians of rows, 0 where nothing is known."""
-    lost = np.isnan(values).all(1)
-    return np.nanmedian(np.where(lost[:, None], 0.0, values), 1)
 
 
 def _log_light(linear: np.ndarray) -> Map:

@@ -81,8 +81,8 @@ STRAND_CONTRAST, STRAND = 0.35, 8
 """Their largest contrast; width of what they are measured against, texels."""
 RAGGED = 0.25
 """How uneven ends are that are not seen."""
-SLIT = 81
-"""Width of slits that are closed, texels."""
+SLIT, NARROW_SLIT = 81, (25, 25)
+"""Width of slits that are closed before the ears, and of those on the scalp, texels."""
 LOOSE, SOFT_EDGE = 0.25, 6
 """Cover from which texels hang together; width of the soft edge around them, texels."""
 BALD, ALIKE, SMOOTH = 0.01, 0.8, 0.07
@@ -421,8 +421,9 @@ def _texture(scene: Assembled, skull: Skull, views: Sequence[Look], photos: Sequ
     other = seen[:, ::-1] * (1 - seen)
     rest = _ragged(_upsampled(prior[..., None])[..., 0])
     alpha = seen * alpha + other * alpha[:, ::-1] + (1 - seen - other) * rest
-    alpha = _closed(alpha) * _upsampled(allowed[..., None])[..., 0]
-    alpha = _rooted(alpha, _upsampled(skull.scalp[..., None])[..., 0] > 0.5)
+    on_scalp = _upsampled(skull.scalp[..., None])[..., 0]
+    alpha = _closed(alpha, on_scalp) * _upsampled(allowed[..., None])[..., 0]
+    alpha = _rooted(alpha, on_scalp > 0.5)
     return np.concatenate([rgb, alpha[..., None]], -1)
 
 
@@ -471,8 +472,10 @@ def _completed(colour: np.ndarray, own: np.ndarray, contrast: float) -> np.ndarr
     return _host(linear_to_srgb(torch.from_numpy(np.exp(whole)).clamp(0, 1)))
 
 
-def _closed(cover: np.ndarray) -> np.ndarray:
-    """(H, W) without upright slits before the ears, where what is seen and what is supposed meet."""
+def _closed(cover: np.ndarray, scalp: np.ndarray) -> np.ndarray:
+    """(H, W) without slits where what is seen and what is supposed meet: upright ones before the ears, narrow ones on
+    the scalp (H, W), along the outline in the photo."""
+    cover = cover + scalp * (ndimage.grey_closing(cover, NARROW_SLIT, mode=("nearest", "wrap")) - cover)
     row = (np.arange(TEXTURE[0])[:, None] + 0.5) / TEXTURE[0] * (ROWS - 1)
     angle = np.abs((np.arange(TEXTURE[1]) + 0.5) / TEXTURE[1] * 2 - 1) * np.pi
     before = _smoothstep(row, DOME - 8, DOME - 4) * (1 - _smoothstep(angle, 1.8, 2.1))
