@@ -123,6 +123,22 @@ def test_bare_eyes_have_none(sitter: Sitter) -> None:  # noqa: F811
     assert found_in(sitter, sitter.scene) is None
 
 
+def test_brows_that_meet_are_none(sitter: Sitter) -> None:  # noqa: F811
+    plane = plane_of(sitter.scene)
+    card = Image.new("RGBA", (300 * MM // 4, 60 * MM // 4))
+    draw = ImageDraw.Draw(card)
+    for x in np.arange(45, 255, 0.25) * MM / 4:  # an uneven band, 5 mm high
+        draw.line((x, 30 + 9 * math.sin(x), x + 6, 80 + 9 * math.cos(x)), (*BLACK, 220), 2)
+    frame = spectacles(sitter.scene)
+    height = torch.tensor([[0.020], [0.008], [0.008], [0.020]])
+    verts = torch.cat([frame.verts[:, :1] / 1.6, height + plane.eyes, frame.verts[:, 2:]], 1)
+    pixels = torch.from_numpy(np.array(card).astype(np.float32) / 255).permute(2, 0, 1)[None].contiguous()
+    band = dataclasses.replace(frame, verts=verts, texture=pixels)
+    scene = dataclasses.replace(sitter.scene, glasses=band)
+    assert marks(scene, scene.cameras[0]).sum() > 300
+    assert found_in(sitter, scene) is None
+
+
 def test_a_photo_from_the_side_says_nothing(sitter: Sitter) -> None:  # noqa: F811
     scene = worn(sitter)
     aside = dataclasses.replace(scene, cameras=[turned(scene, 75)], lights=[soft_light(torch.device("cpu"))])

@@ -58,11 +58,11 @@ TURN, STIFF = 3, 0.02
 """Columns by which a path may move from row to row, and what each of them costs, in strength."""
 OWN = 0.002
 """How far a rim may differ from the mean of both sides, metres."""
-BRIDGE, BESIDE = (-0.012, 0.014), (-0.012, 0.018)
+BRIDGE, BESIDE = (-0.012, 0.011), (-0.012, 0.018)
 """Between which heights over the eyes a bridge and end pieces lie, metres."""
-BRIDGE_SEEN, WEAKEST = 0.22, 0.15
-"""Least strength of a bridge, on the whole and in all but a fifth of it. 0.28 and 0.20 is the least of 16 people with
-glasses, 0.16 and 0.12 the most of bare faces."""
+SURE, WEAKEST = 0.6, 0.15
+"""Least strength of bridge and rims together, and of all but a fifth of the bridge. 0.65 and 0.22 is the least of 17
+photos with glasses, 0.43 and 0.11 the most of bare faces, 0.54 and 0.26 of one whose brows meet."""
 PROFILE = 0.004
 """How far across a line its width is measured, metres."""
 WIDTH, BRIGHT_WIDTH = (0.0006, 0.006), 0.002
@@ -278,7 +278,7 @@ def frame_of(sight: Sight, plane: Plane) -> Frame | None:
     right, left = lenses
     clear = sight.strength + 0.5 * both
     bridge = across_path(clear, np.arange(right[:, 0].max(), left[:, 0].min(), TEXEL), BRIDGE)
-    if not has_bridge(both, bridge):
+    if not are_glasses(both, lenses, bridge):
         return None
     strokes = [measured(sight, rim, closed=True) for rim in lenses] + [measured(sight, bridge)]
     hinge = END + max(left[:, 0].max(), -right[:, 0].min())
@@ -286,10 +286,11 @@ def frame_of(sight: Sight, plane: Plane) -> Frame | None:
     return Frame(strokes, ends, lenses, tint_of(sight, lenses), hinge)
 
 
-def has_bridge(both: Map, bridge: np.ndarray) -> bool:
-    """Whether the line across the nose is one of glasses: a bare face has none there."""
-    line = _at(both, bridge[:, 0], bridge[:, 1])
-    return bool(line.mean() > BRIDGE_SEEN and np.quantile(line, 0.2) > WEAKEST)
+def are_glasses(both: Map, lenses: Sequence[np.ndarray], bridge: np.ndarray) -> bool:
+    """Whether the line across the nose and those around the eyes are strong: a bare face has none across the nose,
+    unless its brows meet, and these have no rims below them."""
+    line, *around = (_at(both, places[:, 0], places[:, 1]) for places in (bridge, *lenses))
+    return bool(line.mean() + np.mean(around) > SURE and np.quantile(line, 0.2) > WEAKEST)
 
 
 def rims(strength: Map, both: Map, shift: float, pupils: float) -> list[np.ndarray]:
