@@ -151,6 +151,17 @@ def test_a_photo_from_the_side_says_nothing(sitter: Sitter) -> None:  # noqa: F8
     assert torch.equal(alone.verts, together.verts) and torch.equal(alone.texture, together.texture)
 
 
+def test_frames_that_nobody_can_find_stay_out_of_the_skin(sitter: Sitter) -> None:  # noqa: F811
+    """In a face turned by 50 degrees."""
+    scene = dataclasses.replace(worn(sitter), cameras=[turned(sitter.scene, 50)],
+                                lights=[soft_light(torch.device("cpu"))])
+    bare = dataclasses.replace(scene, glasses=None)
+    assert glasses(bare, [photo_of(scene)[0]]) is None
+    skin = [srgb_to_linear(refine(bare, [photo_of(one)[0]], 512, 0).texture).log().mean(1) for one in (scene, bare)]
+    change = torch.nn.functional.avg_pool2d(skin[0] - skin[1], 5, 1)
+    assert float(change.min()) > -0.5
+
+
 def test_dark_lenses_are_dark_and_clear_ones_clear(sitter: Sitter) -> None:  # noqa: F811
     def cover(lens: int) -> float:
         """In the middle of what lies within the rims, in the photo."""

@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
-from backend.assemble import Assembled, bare_picture, head_box, picture
+from backend.assemble import Assembled, bare_picture, picture
 from backend.refine.skin import LUMA
 from backend.refine.volume import log_albedo
 from backend.render.color import linear_to_srgb, srgb_to_linear
@@ -32,8 +32,9 @@ TILT, WRAP = 0.12, 0.4
 """How much farther in front the plane is at its top, metres a metre; its radius around the face, metres."""
 VERTEX, CLEARANCE = (0.010, 0.020), 0.001
 """Distance of the plane from the corneas, metres, at least and at most; its distance from the skin."""
-FACING = (0.5, 0.8)
-"""Cosine between the plane's normal and the view from which a photo counts, and from which fully."""
+FACING, LOOKED_AT = 0.7, 0.82
+"""Cosine between the face's direction and the view from which glasses are looked for, and from which they are found if
+there are any."""
 LINE, SMOOTH = 0.005, 0.012
 """Width of what counts as a line; differences wider than that are light, metres."""
 BRIGHT = 0.7
@@ -43,11 +44,11 @@ CLEAR = 0.5
 BLUR, RIM = 0.0003, 0.001
 """Deviation of the blur before lines are looked for; how far from the skin's edge there are none, metres."""
 WEAK = 0.02
-"""Strength of a line below which its width is not believed."""
+"""Strength that every line counts with at least."""
 DARK = 0.02
 """Added to linear values before logarithms."""
-SHIFT = 0.006
-"""How far glasses may sit beside the face's middle, metres."""
+SHIFT, NEAR_EYES = 0.006, 0.045
+"""How far glasses may sit beside the face's middle, and how far beside it they are looked at for that, metres."""
 CENTRE = (0.001, -0.004)
 """Middle of a lens against the pupil, outwards and upwards, metres."""
 NEAREST, FARTHEST = (0.018, 0.011, 0.009), (0.042, 0.026, 0.032)
@@ -79,8 +80,8 @@ SHORTEST = 0.008
 EVEN = 0.003
 """Length over which a frame's width and colour are averaged, metres."""
 END, END_HEIGHT, SEEN_END = 0.005, 0.4, 0.6
-"""Length of the longer end piece, metres; where it begins, over the lens' middle in parts of what is above; what of it
-has to be seen, else it is straight."""
+"""Length of the shorter end piece, metres; how high it ends, over the rim's outermost point in parts of what is above;
+what of it has to be seen, else it is straight."""
 INNERMOST = 0.005
 """How near to the face's middle a lens may reach, metres."""
 TINTED = -0.5
@@ -91,8 +92,8 @@ ARM, ARM_END, EAR_GAP = (0.0018, 0.004), 0.02, 0.004
 """Least and largest height of an arm; how far it reaches behind the ear's upper front, and over it, metres."""
 LENS = 0.02
 """Linear albedo of dark lenses."""
-HIDING_SIDE, HIDING = 1024, 11
-"""Side of the picture that tells what of the skin a frame hides, pixels; width by which it does."""
+HIDING_SIDE, HIDDEN_WIDTH = 640, 13
+"""Side of the picture of the glasses that tells what of the skin they hide, pixels; width of what a point hides."""
 TEXTURE = (272, 2048)
 """Rows and columns of the texture."""
 COLUMNS, ARM_COLUMNS, ROWS = 48, 12, 12
@@ -123,7 +124,7 @@ class Plane:
 
 @dataclass(frozen=True)
 class Sight:
-    """What photos show on the plane, (H, W): log lightness over the fit's picture as it is, `raw`, and without light,
+    """What a photo shows on the plane, (H, W): log lightness over the fit's picture as it is, `raw`, and without light,
     `rest`; how strong a line is there, in [0, CLEAR]; whether skin is behind. colour (H, W, 3): log linear albedo.
     blur: the width of the thinnest line there is, metres."""
 
@@ -174,15 +175,18 @@ def glasses(scene: Assembled, photos: Sequence[np.ndarray]) -> Shell | None:
 @torch.no_grad()
 def hidden_by(worn: Shell, scene: Assembled, view: int, pixel: torch.Tensor) -> torch.Tensor:
     """(1, 1, R, R) in [0, 1]: what glasses hide of the texels that fall on these pixels (R, R, 2) of a view's photo."""
-    x0, y0, side = head_box(scene, view, bare=True)
-    scale = HIDING_SIDE / side
+    camera = scene.cameras[view]
+    places = camera.project(worn.covered[None])[0]
+    middle_of, side = 0.5 * (places.amax(0) + places.amin(0)), 1.1 * float((places.amax(0) - places.amin(0)).max())
+    low = middle_of - side / 2
+    window = camera.crop(float(low[0]), float(low[1]), HIDING_SIDE / side, (HIDING_SIDE, HIDING_SIDE))
     white = torch.cat([torch.ones_like(worn.texture[:, :3]), worn.texture[:, 3:]], 1)
     black = replace(scene, texture=torch.zeros_like(scene.texture), palette=torch.zeros_like(scene.palette), hair=None,
                     hair_shell=None, glasses=replace(worn, texture=white))
-    cover = picture(black, view, scene.cameras[view].crop(x0, y0, scale, (HIDING_SIDE, HIDING_SIDE))).albedo
-    cover = torch.nn.functional.max_pool2d(cover[..., :1].permute(0, 3, 1, 2), HIDING, 1, HIDING // 2)
-    at = (pixel - pixel.new_tensor([x0, y0])) * (2 / side) - 1
-    return torch.nn.functional.grid_sample(cover, at[None], "bilinear", "border", align_corners=False).clamp(0, 1)
+    cover = picture(black, view, window).albedo[..., :1].permute(0, 3, 1, 2)
+    cover = torch.nn.functional.max_pool2d(cover, HIDDEN_WIDTH, 1, HIDDEN_WIDTH // 2)
+    at = (pixel - low) * (2 / side) - 1
+    return torch.nn.functional.grid_sample(cover, at[None], "bilinear", "zeros", align_corners=False).clamp(0, 1)
 
 
 def grid() -> tuple[np.ndarray, np.ndarray]:
@@ -216,32 +220,31 @@ def ear_of(scene: Assembled) -> np.ndarray:
     return upper[np.argmax(upper[:, 2])]
 
 
+def facing(scene: Assembled, view: int) -> float:
+    """Cosine between the direction to a view's camera and that in which the face looks."""
+    away = _host(scene.cameras[view].position()).reshape(3)
+    return float(away[2] / np.linalg.norm(away))
+
+
 def sight_of(scene: Assembled, photos: Sequence[np.ndarray], plane: Plane) -> Sight | None:
-    """What all photos together show on the plane; None if none of them shows the face from the front."""
-    across, up = grid()
-    places, normals = plane.points(across, up), plane.normals(across, up)
-    total = np.zeros(places.shape[:2])
-    raw, colour, pixel_size = np.zeros_like(total), np.zeros_like(places), math.inf
-    for number, photo in enumerate(photos):
-        away = _host(scene.cameras[number].position()).reshape(3) - places
-        facing = (away * normals).sum(-1) / np.linalg.norm(away, axis=-1)
-        flat = _tensor(places.reshape(1, -1, 3), scene)
-        pixel = _host(scene.cameras[number].project(flat)).reshape(*places.shape[:2], 2)
-        drawn, skin = _fitted(scene, number, pixel)
-        inside = ((pixel > 1) & (pixel < np.array(photo.shape[1::-1]) - 1)).all(-1)
-        weight = inside * skin * _smoothstep(float(np.median(facing)), *FACING)
-        if not weight.any():
-            continue
-        density = np.ptp(pixel[..., 0]) / len(across)
-        pixel_size = min(pixel_size, TEXEL / density)
-        own = _log_light(srgb_to_linear(sample_photo(photo, _tensor(pixel, scene), density)).cpu().numpy())
-        total += weight
-        raw += weight * (own - _log_light(drawn))
-        colour += weight[..., None] * log_albedo(scene, number, photo, pixel, places, normals)
-    if not total.any():
+    """What the most frontal photo shows on the plane; None if it does not show the face from the front.
+
+    The others would blur it: how far the plane is from the glasses nobody knows.
+    """
+    number = int(np.argmax([facing(scene, i) for i in range(len(photos))]))
+    if facing(scene, number) < FACING:
         return None
-    seen = total > 0
-    raw = raw / np.maximum(total, 1e-6)
+    across, up = grid()
+    photo, places = photos[number], plane.points(across, up)
+    flat = _tensor(places.reshape(1, -1, 3), scene)
+    pixel = _host(scene.cameras[number].project(flat)).reshape(*places.shape[:2], 2)
+    drawn, skin = _fitted(scene, number, pixel)
+    seen = skin & ((pixel > 1) & (pixel < np.array(photo.shape[1::-1]) - 1)).all(-1)
+    if not seen.any():
+        return None
+    density = float(np.median(np.linalg.norm(np.diff(pixel, axis=1), axis=-1)))
+    own = srgb_to_linear(sample_photo(photo, _tensor(pixel, scene), density)).cpu().numpy()
+    raw = (_log_light(own) - _log_light(drawn)) * seen
     share = ndimage.gaussian_filter(seen.astype(float), SMOOTH / TEXEL) + 1e-6
     rest = (raw - ndimage.gaussian_filter(raw, SMOOTH / TEXEL) / share) * seen
     rest = ndimage.gaussian_filter(rest, BLUR / TEXEL)
@@ -250,7 +253,8 @@ def sight_of(scene: Assembled, photos: Sequence[np.ndarray], plane: Plane) -> Si
     bright = rest - ndimage.grey_opening(rest, (width, width))
     inner = ndimage.binary_erosion(seen, iterations=round(RIM / TEXEL))
     strength = np.minimum(np.maximum(dark, BRIGHT * bright), CLEAR) * inner
-    return Sight(raw, rest, strength, inner, colour / np.maximum(total, 1e-6)[..., None], BLURRED * pixel_size)
+    colour = log_albedo(scene, number, photo, pixel, places, plane.normals(across, up), density)
+    return Sight(raw, rest, strength, inner, colour, BLURRED * TEXEL / density)
 
 
 def _fitted(scene: Assembled, view: int, pixel: np.ndarray) -> tuple[np.ndarray, Map]:
@@ -277,10 +281,15 @@ def frame_of(sight: Sight, plane: Plane) -> Frame | None:
     lenses = rims(sight.strength, both, shift, plane.pupils)
     right, left = lenses
     clear = sight.strength + 0.5 * both
-    bridge = across_path(clear, np.arange(right[:, 0].max(), left[:, 0].min(), TEXEL), BRIDGE)
+    between = np.arange(right[:, 0].max(), left[:, 0].min(), TEXEL)
+    if len(between) < 3:
+        return None
+    bridge = across_path(clear, between, BRIDGE)
     if not are_glasses(both, lenses, bridge):
         return None
     strokes = [measured(sight, rim, closed=True) for rim in lenses] + [measured(sight, bridge)]
+    if strokes[-1].opacity.mean() < 0.5:  # noise
+        return None
     hinge = END + max(left[:, 0].max(), -right[:, 0].min())
     ends = [end_piece(sight, clear, side, rim, hinge, strokes) for side, rim in zip((-1, 1), lenses, strict=True)]
     return Frame(strokes, ends, lenses, tint_of(sight, lenses), hinge)
@@ -294,8 +303,8 @@ def are_glasses(both: Map, lenses: Sequence[np.ndarray], bridge: np.ndarray) -> 
 
 
 def rims(strength: Map, both: Map, shift: float, pupils: float) -> list[np.ndarray]:
-    """Outlines (TURNS, 2) of the right and of the left lens, metres, from the outer side of the left and from the inner
-    one of the right on, and upwards: both alike, then each near that by itself."""
+    """Outlines (TURNS, 2) of the right and of the left lens, metres, from their outer sides on and upwards: both alike,
+    then each near that by itself."""
     radii, directions = np.arange(RADIAL, FARTHEST[0], RADIAL), np.arange(TURNS) / TURNS * 2 * np.pi
     flat, up = radii * np.cos(directions)[:, None], CENTRE[1] + radii * np.sin(directions)[:, None]
     allowed = _outside(flat, up - CENTRE[1], NEAREST) & ~_outside(flat, up - CENTRE[1], FARTHEST)
@@ -415,7 +424,7 @@ def tint_of(sight: Sight, lenses: Sequence[np.ndarray]) -> float:
 
 def middle(strength: Map) -> float:
     """Metres to the subject's left of the line that what is before the eyes is most symmetric about."""
-    eyes = slice(*(round((ACROSS + side * 0.045) / TEXEL) for side in (-1, 1)))
+    eyes = slice(*(round((ACROSS + side * NEAR_EYES) / TEXEL) for side in (-1, 1)))
     shifts = np.arange(-SHIFT, SHIFT + TEXEL, 2 * TEXEL)
     alike = [np.sqrt(strength * np.roll(strength[:, ::-1], round(2 * s / TEXEL), 1))[:, eyes].mean() for s in shifts]
     return float(shifts[int(np.argmax(alike))])

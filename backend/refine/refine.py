@@ -12,7 +12,7 @@ from torch import Tensor
 from backend.assemble import Assembled
 from backend.fit.person import Person
 from backend.fit.views import is_grey
-from backend.refine.glasses import glasses, hidden_by
+from backend.refine.glasses import LOOKED_AT, facing, glasses, hidden_by
 from backend.refine.grain import grain, octaves, resized
 from backend.refine.hair import HAIR_FACING, HAIR_RIM, hair_layer, seen_hair, skin_colour
 from backend.refine.matte import hair_matte, scalp_reach
@@ -148,7 +148,8 @@ def _detail_of_photo(scene: Assembled, view: int, photo: np.ndarray, size: int, 
     difference = residual(unwrapped, srgb_to_linear(resized(scene.generated, side)))
     count = OCTAVES + int(math.log2(side // WORK_SIZE))
     frames = None if worn is None else hidden_by(worn, scene, view, unwrapped.pixel)
-    trust = skin_trust(unwrapped, difference, regions, frames) * (1 - resized(over, side))
+    possible = frames is None and facing(scene, view) < LOOKED_AT
+    trust = skin_trust(unwrapped, difference, regions, frames, possible) * (1 - resized(over, side))
     if is_grey(photo):
         difference = luma(difference).expand(-1, 3, -1, -1)
     gain = 1 - FOLD_SHARE * _folds(scene, view, side)

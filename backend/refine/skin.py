@@ -28,6 +28,8 @@ FEATURE_REACH = 1 / 36
 """How far around these regions the features may lie, in map sides: brows differ in place."""
 FEATURE_SHARE = 0.6
 """A dark outlier that lies there to this share is a brow, lash line or beard."""
+BRIDGE = (0.465, 0.535, 0.37, 0.45)
+"""Where glasses rest and faces have no feature: left, right, top and bottom in shares of the map, row 0 at the top."""
 MOLE = 1 / 40
 """Largest extent of a dark spot of the skin itself, in map sides."""
 BIT, BESIDE_FRAMES, FRAME_DARK = 1 / 20, 1 / 40, -1.0
@@ -52,13 +54,14 @@ def luma(values: Tensor) -> Tensor:
 
 
 def skin_trust(unwrapped: Unwrapped, difference: Tensor, regions: dict[str, Tensor],
-               frames: Tensor | None = None) -> Tensor:
+               frames: Tensor | None = None, glasses_possible: bool = False) -> Tensor:
     """(1, 1, R, R) in [0, 1]: trust of the unwrapping where the photo shows this person's skin, 0 elsewhere.
 
     Args:
         difference: (1, 3, R, R) see `residual`.
         regions: name -> (1, 1, R, R).
         frames: (1, 1, R, R) in [0, 1], what glasses hide; None without.
+        glasses_possible: whether there may be some that nobody has found.
     """
     trust = unwrapped.weight.permute(2, 0, 1)[None] * (1 - _overexposed(unwrapped))
     trust = trust * (1 - regions["scalp"])
@@ -69,7 +72,8 @@ def skin_trust(unwrapped: Unwrapped, difference: Tensor, regions: dict[str, Tens
     levels = round(math.log2(JUDGED_WAVELENGTH * trust.shape[-1])) - 1
     for _ in range(ROBUST_STEPS):
         bands = split(difference, trust * (1 - outlier), levels)
-        outlier = _outliers(difference - up(bands.rest, trust.shape[-1]), likely, trust, regions, frames)
+        rest = difference - up(bands.rest, trust.shape[-1])
+        outlier = _outliers(rest, likely, trust, regions, frames, glasses_possible)
     return trust * (1 - outlier)
 
 
@@ -94,11 +98,13 @@ def _feature(regions: dict[str, Tensor]) -> Tensor:
     return torch.nn.functional.max_pool2d(rows, (2 * reach + 1, 1), 1, (reach, 0))
 
 
-def _outliers(rest: Tensor, likely: Tensor, trust: Tensor, regions: dict[str, Tensor], frames: Tensor) -> Tensor:
+def _outliers(rest: Tensor, likely: Tensor, trust: Tensor, regions: dict[str, Tensor], frames: Tensor,
+              glasses_possible: bool) -> Tensor:
     """(1, 1, R, R) 1 where a residual without low frequencies is a thing in front of the skin.
 
     What surely differs is grown over what maybe does (hysteresis); small spots and features of the face are let off,
-    unless they are bits of frames, beside what of these is known.
+    unless they are bits of frames, beside what of these is known, or hang together with what rests on the nose where
+    glasses are possible.
     """
     size = rest.shape[-1]
     seen = trust[0, 0].cpu().numpy() > 0.05
@@ -113,12 +119,14 @@ def _outliers(rest: Tensor, likely: Tensor, trust: Tensor, regions: dict[str, Te
     mask = ndimage.binary_propagation(strength > SURE, mask=strength > MAYBE)
     feature = _feature(regions)[0, 0].cpu().numpy() > 0.3
     labels, _ = ndimage.label(mask, np.ones((3, 3)))
-    near = ndimage.binary_dilation(frames[0, 0].cpu().numpy() > 0.1, iterations=round(BESIDE_FRAMES * size))
+    near = ndimage.binary_dilation(frames[0, 0].cpu().numpy() > 0.1, iterations=max(1, round(BESIDE_FRAMES * size)))
     beside = np.unique(labels[near])
+    left, right, top, bottom = (round(edge * size) for edge in BRIDGE)
+    resting = set(np.unique(labels[top:bottom, left:right]).tolist()) if glasses_possible else set()
     kept = near & (light < FRAME_DARK)
     for index, place in enumerate(ndimage.find_objects(labels), 1):
         part = labels[place] == index
-        own = feature[place][part].mean() > FEATURE_SHARE and light[place][part].mean() < 0
+        own = index not in resting and feature[place][part].mean() > FEATURE_SHARE and light[place][part].mean() < 0
         extent = max(axis.stop - axis.start for axis in place)
         if (index in beside and extent < BIT * size) or (extent > MOLE * size and not own):
             kept[place] |= part

@@ -428,8 +428,8 @@ def _texture(scene: Assembled, skull: Skull, views: Sequence[Look], photos: Sequ
 
 
 def log_albedo(scene: Assembled, number: int, photo: np.ndarray, pixel: np.ndarray, places: np.ndarray,
-            normals: np.ndarray) -> np.ndarray:
-    """(H, W, 3) log of the photo's linear colours over the light of the fit."""
+               normals: np.ndarray, density: float = 1.0) -> np.ndarray:
+    """(H, W, 3) log of the photo's linear colours over the light of the fit; density: pixels a texel."""
     lights = scene.lights[number]
     device = scene.verts1.device
 
@@ -441,7 +441,7 @@ def log_albedo(scene: Assembled, number: int, photo: np.ndarray, pixel: np.ndarr
     shade = _host(lights.irradiance(normal, torch.ones_like(normal[..., :1]), points)[0] / math.pi)
     mean = shade.mean(0)
     shade = np.clip(shade, SHADES[0] * mean, SHADES[1] * mean).reshape(places.shape)
-    linear = _host(srgb_to_linear(sample_photo(photo, tensor(pixel), 1.0)))
+    linear = _host(srgb_to_linear(sample_photo(photo, tensor(pixel), density)))
     log = np.log(np.clip(linear / np.maximum(shade, 1e-3), DARKEST, 1))
     return np.repeat(log @ np.array(LUMA)[:, None], 3, -1) if is_grey(photo) else log
 

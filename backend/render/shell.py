@@ -15,7 +15,9 @@ from backend.render.lights import Lights
 from backend.render.raster import Rasterizer
 from backend.render.render import RenderOutput, render
 
-LEAST_ALPHA, HIDING = 1e-3, 0.5
+LEAST_ALPHA = 1e-3
+OPAQUE = 0.5
+"""Cover from which a shell hides the shells behind it."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,7 @@ def _add(
         share = raster.texture(cover.permute(0, 2, 3, 1).contiguous(), at, None)
         alpha = raster.antialias(share * out.covered * (out.depth < behind), out.rast, pos, tri)
         plain = out.rgb / out.alpha.clamp_min(LEAST_ALPHA)
-        depth = torch.where(alpha > HIDING, torch.minimum(depth, out.depth), depth)
+        depth = torch.where(alpha > OPAQUE, torch.minimum(depth, out.depth), depth)
         picture = Picture(
             torch.lerp(picture.rgb, plain, alpha),
             alpha + (1 - alpha) * picture.alpha,

@@ -245,7 +245,7 @@ def _make_material(kind: Kind, person: str, image: bpy.types.Image, pixels: np.n
     material.surface_render_method = "DITHERED"
     nodes, links = material.node_tree.nodes, material.node_tree.links
     nodes.clear()
-    output, shader, texture, uv = (nodes.new(f"ShaderNode{kind}") for kind in ("OutputMaterial", "BsdfPrincipled",
+    output, shader, texture, uv = (nodes.new(f"ShaderNode{node}") for node in ("OutputMaterial", "BsdfPrincipled",
                                                                                "TexImage", "UVMap"))
     uv.uv_map = next(iter(UV_LAYERS))
     texture.image, texture.extension = image, "EXTEND"

@@ -24,7 +24,7 @@ from backend.render.camera import Camera
 from backend.render.lights import Lights
 from backend.render.raster import get_rasterizer
 from backend.render.render import render
-from backend.render.shell import Picture, Shell, with_shell
+from backend.render.shell import Picture, Shell, with_shells
 
 COLOURS = {"sclera": (0.86, 0.83, 0.81), "iris": (0.30, 0.42, 0.36), "limbus": (0.16, 0.12, 0.10),
            "pupil": (0.02, 0.02, 0.02), "teeth": (0.85, 0.82, 0.75), "gums": (0.62, 0.34, 0.33),
@@ -114,12 +114,12 @@ def make(folder: Path, seed: int = 3, wears: str = "") -> dict[str, np.ndarray]:
     picture, share = Picture.of(out), torch.zeros_like(out.alpha[0])
     if wears:
         standing = put_on(folder, head, neutral, wears)
-        picture = with_shell(get_rasterizer("cpu"), out, standing, camera, lights)
+        picture = with_shells(get_rasterizer("cpu"), out, [standing], camera, lights)
         white = Shell(standing.verts, standing.quads, standing.corner_uv, standing.texture.clone())
         white.texture[:, :3] = 1
         black = render(get_rasterizer("cpu"), verts1, head.tri1, head.uv1, 0 * texture, torch.zeros_like(verts1),
                        head.tri1_part == 0, head.ao1, camera, lights)
-        share = with_shell(get_rasterizer("cpu"), black, white, camera, lights).albedo[0, ..., :1]
+        share = with_shells(get_rasterizer("cpu"), black, [white], camera, lights).albedo[0, ..., :1]
     alpha = picture.alpha[0].clamp(0, 1)
     straight = torch.cat([(picture.rgb[0] / alpha.clamp(min=1e-3)).clamp(0, 1), alpha], -1)
     Image.fromarray((straight * 255).round().to(torch.uint8).numpy()).save(folder / "render_00.png")
