@@ -176,7 +176,7 @@ def glasses(scene: Assembled, photos: Sequence[np.ndarray]) -> Shell | None:
 def hidden_by(worn: Shell, scene: Assembled, view: int, pixel: torch.Tensor) -> torch.Tensor:
     """(1, 1, R, R) in [0, 1]: what glasses hide of the texels that fall on these pixels (R, R, 2) of a view's photo."""
     camera = scene.cameras[view]
-    places = camera.project(worn.covered[None])[0]
+    places = camera.project(worn.verts[None])[0]
     middle_of, side = 0.5 * (places.amax(0) + places.amin(0)), 1.1 * float((places.amax(0) - places.amin(0)).max())
     low = middle_of - side / 2
     window = camera.crop(float(low[0]), float(low[1]), HIDING_SIDE / side, (HIDING_SIDE, HIDING_SIDE))
