@@ -53,6 +53,11 @@ class Assembled:
     glasses: Shell | None = None
 
     @property
+    def neutral1(self) -> Tensor:
+        """(V1, 3) level-1 vertices without expression, metres."""
+        return self.person.head.subdivide((self.cage + self.offsets)[None])[0]
+
+    @property
     def shells(self) -> list[Shell]:
         """What stands off the head, from the outside."""
         return [shell for shell in (self.glasses, self.hair_shell) if shell is not None]

@@ -198,8 +198,7 @@ def grid() -> tuple[np.ndarray, np.ndarray]:
 def plane_of(scene: Assembled) -> Plane:
     """The plane before the neutral head, as near as brows, nose and cheeks let it be."""
     head = scene.person.head
-    verts = head.subdivide((scene.cage + scene.offsets)[None])
-    marks, points = _host(head.landmarks(verts, "68")[0]), _host(verts[0])
+    marks, points = _host(head.landmarks(scene.neutral1[None], "68")[0]), _host(scene.neutral1)
     right, left = marks[36:42].mean(0), marks[42:48].mean(0)
     eyes, pupils = 0.5 * (right + left)[1], 0.5 * (left - right)[0]
     skin, balls = _part(scene, ("skin",)), _part(scene, ("eye_left", "eye_right"))
@@ -213,7 +212,7 @@ def plane_of(scene: Assembled) -> Plane:
 def ear_of(scene: Assembled) -> np.ndarray:
     """(3,) where the upper front end of the left ear meets the head, metres."""
     head = scene.person.head
-    points = _host(head.subdivide((scene.cage + scene.offsets)[None])[0])
+    points = _host(scene.neutral1)
     left = _host(head.subdivide(head.regions["ear_left"][None, :, None].to(head.verts0)))[0, :, 0] > 0.5
     upper = points[left]
     upper = upper[upper[:, 1] > upper[:, 1].max() - EAR_TOP]
@@ -478,7 +477,7 @@ def ribbon(scene: Assembled, plane: Plane, frame: Frame) -> Shell:
 
 def half_widths(scene: Assembled, depths: np.ndarray, ear: np.ndarray) -> np.ndarray:
     """(N,) half the head's width, metres, at these z before the ear, at the height of arms; 0 behind it."""
-    skin = _host(scene.person.head.subdivide((scene.cage + scene.offsets)[None])[0])[_part(scene, ("skin",))]
+    skin = _host(scene.neutral1)[_part(scene, ("skin",))]
     skin = skin[(np.abs(skin[:, 1] - ear[1]) < EAR_TOP) & (skin[:, 2] > ear[2])]
     near = np.abs(skin[:, 2] - depths[:, None]) < 2 * CLEARANCE + EAR_TOP / 2
     return np.where(near, np.abs(skin[:, 0]) + CLEARANCE, 0).max(1)
@@ -526,12 +525,8 @@ def _mesh(points: np.ndarray, u: np.ndarray, texture: np.ndarray, scene: Assembl
     uv = np.stack(np.broadcast_arrays(u, 1 - np.arange(len(points))[:, None] / (len(points) - 1)), -1)
     corners = [(slice(None, -1), slice(None, -1)), (slice(1, None), slice(None, -1)), (slice(1, None), slice(1, None)),
                (slice(None, -1), slice(1, None))]
-    device = scene.verts1.device
-    pixels = np.round(texture.clip(0, 1) * 255).astype(np.float32) / 255  # quantised like the file
-    return Shell(_tensor(points.reshape(-1, 3), scene),
-                 torch.from_numpy(np.stack([index[c] for c in corners], -1).reshape(-1, 4)).to(device),
-                 _tensor(np.stack([uv[c] for c in corners], -2).reshape(-1, 4, 2), scene),
-                 torch.from_numpy(pixels).permute(2, 0, 1)[None].contiguous().to(device))
+    return Shell.of(points.reshape(-1, 3), np.stack([index[c] for c in corners], -1).reshape(-1, 4),
+                    np.stack([uv[c] for c in corners], -2).reshape(-1, 4, 2), texture, scene.verts1)
 
 
 # ---------------------------------------------------------------------------------------------------------------- tools

@@ -179,7 +179,7 @@ def _folds(scene: Assembled, view: int, side: int) -> Tensor:
     head, raster = scene.person.head, scene.person.raster
     rast, tri = uv_raster(raster, head, side)
     ratio = _stretches(scene.verts1[view], tri.long(), head.uv1)[0] / _stretches(
-        head.subdivide((scene.cage + scene.offsets)[None])[0], tri.long(), head.uv1)[0].clamp_min(1e-9)
+        scene.neutral1, tri.long(), head.uv1)[0].clamp_min(1e-9)
     chosen = torch.nn.functional.pad(_smoothstep(1 - ratio, *FOLD), (1, 0))[rast[0, ..., 3].long()][None, None]
     width = side // 64 * 2 + 1
     return _box(torch.nn.functional.max_pool2d(chosen, width, 1, width // 2), width)

@@ -227,7 +227,7 @@ def polar_angles() -> np.ndarray:
 def skull_of(scene: Assembled) -> Skull:
     """The neutral head in its chart."""
     head = scene.person.head
-    verts = _host(head.subdivide((scene.cage + scene.offsets)[None])[0])
+    verts = _host(scene.neutral1)
     masks = {n: _host(head.subdivide(m[None, :, None].to(head.verts0)))[0, :, 0] for n, m in head.regions.items()}
     ears = np.maximum(masks["ear_left"], masks["ear_right"])
     tri = head.tri1.cpu().numpy().astype(np.int64)
@@ -522,12 +522,7 @@ def _mesh(points: Map, texture: np.ndarray, scene: Assembled) -> Shell:
     quads.append(np.stack([0 * first, ring[0, first], ring[0, first + 1], ring[0, first + 2]], -1))
     uvs.append(np.stack([np.stack([u[first + 1], 0 * first + 1.0], -1), at[0, first], at[0, first + 1],
                          at[0, first + 2]], 1))
-    device = scene.verts1.device
-    pixels = np.round(texture.clip(0, 1) * 255).astype(np.float32) / 255  # quantised like the file
-    return Shell(torch.from_numpy(verts.astype(np.float32)).to(device),
-                 torch.from_numpy(np.concatenate(quads)).to(device),
-                 torch.from_numpy(np.concatenate(uvs).astype(np.float32)).to(device),
-                 torch.from_numpy(pixels).permute(2, 0, 1)[None].contiguous().to(device))
+    return Shell.of(verts, np.concatenate(quads), np.concatenate(uvs), texture, scene.verts1)
 
 
 def _normals(points: Map) -> Map:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
 import torch
 
 from backend.constants import constant
@@ -35,6 +36,15 @@ class Shell:
     quads: torch.Tensor
     corner_uv: torch.Tensor
     texture: torch.Tensor
+
+    @staticmethod
+    def of(
+        verts: np.ndarray, quads: np.ndarray, corner_uv: np.ndarray, texture: np.ndarray, like: torch.Tensor
+    ) -> Shell:
+        """From arrays, the texture (H, W, 4) in 8-bit steps, as its file has it; on the device of `like`."""
+        pixels = np.round(texture.clip(0, 1) * 255).astype(np.float32) / 255
+        arrays = verts.astype(np.float32), quads, corner_uv.astype(np.float32), pixels.transpose(2, 0, 1)[None]
+        return Shell(*(torch.from_numpy(np.ascontiguousarray(values)).to(like.device) for values in arrays))
 
     @cached_property
     def covered(self) -> torch.Tensor:
