@@ -49,6 +49,7 @@ STYLES = {
 """Nodes in order. The skin comes as two nodes, so that `Head` is what a scanner would see of it."""
 HAIR_STYLE = PartStyle("Hair", 0.6, double_sided=True)
 GLASSES_STYLE = PartStyle("Glasses", 0.3, double_sided=True)
+TINTED_MATERIAL = "Tinted"
 INNER_SKIN_PART = {"inside": "skin"}
 INNER_REGIONS = ("mouth_bag", "socket", "nostril")
 
@@ -60,6 +61,7 @@ class Surface:
     Attributes:
         verts: (V, 3) metres.
         vertex, uv: (N,) and (N, 2) pairs of a vertex and a place in the picture, v up; triangles: (T, 3) of such pairs.
+        tinted: (T,) bool, which triangles are mixed with what is behind them; the others are cut out at half cover.
         picture: PNG of colour and cover.
     """
 
@@ -67,6 +69,7 @@ class Surface:
     vertex: np.ndarray
     uv: np.ndarray
     triangles: np.ndarray
+    tinted: np.ndarray
     picture: bytes
 
 
@@ -92,7 +95,7 @@ def glb_bytes(
         palette: colour name -> (r, g, b), sRGB-encoded in [0, 1], for the parts that are not skin.
         normal: PNG or JPEG of the skin's tangent-space normals, +Y along v.
         roughness: the same of its roughness, in the green channel.
-        hair, glasses: what stands off the head; what is less than half covered is cut out.
+        hair, glasses: what stands off the head.
     """
     on_head = head.verts0
     cages = torch.as_tensor(cage, dtype=on_head.dtype, device=on_head.device)[None]
@@ -124,8 +127,7 @@ def glb_bytes(
         gltf.add_part(
             style,
             attributes,
-            faces,
-            material,
+            {material: faces},
             deltas[:, used],
             list(head.expression_names),
             weights,
@@ -138,8 +140,11 @@ def glb_bytes(
             "NORMAL": vertex_normals(surface.verts, surface.vertex[surface.triangles])[surface.vertex],
             "TEXCOORD_0": surface.uv * (1, -1) + (0, 1),
         }
-        material = gltf.material(style, surface.picture, cut_out=True)
-        gltf.add_part(style, shape, surface.triangles, material, np.zeros((0, len(surface.vertex), 3)), [], [])
+        cut = gltf.material(style, surface.picture, cut_out=True)
+        pieces = {cut: surface.triangles[~surface.tinted]}
+        if surface.tinted.any():  # after what is cut, so that a viewer that does not sort draws it last
+            pieces[gltf.mixed(cut, TINTED_MATERIAL)] = surface.triangles[surface.tinted]
+        gltf.add_part(style, shape, pieces, np.zeros((0, len(surface.vertex), 3)), [], [])
     return gltf.to_bytes()
 
 
@@ -316,7 +321,7 @@ class _Writer:
         roughness: bytes | None = None,
         cut_out: bool = False,
     ) -> int:
-        """A material of these pictures; without one of roughness it has the style's. cut_out: see `glb_bytes`' hair."""
+        """A material of these pictures; without one of roughness it has the style's. cut_out: at half cover."""
         surface: dict[str, Any] = {"baseColorTexture": self.texture(albedo, style.node), "metallicFactor": 0.0}
         surface["roughnessFactor"] = style.roughness if roughness is None else 1.0
         if roughness is not None:
@@ -330,26 +335,34 @@ class _Writer:
             material |= {"alphaMode": "MASK", "alphaCutoff": 0.5}
         return self.append("materials", material)
 
+    def mixed(self, material: int, name: str) -> int:
+        """The same as a material that is cut out, but mixed with what is behind it."""
+        cut = self.document["materials"][material]
+        return self.append(
+            "materials", {k: v for k, v in cut.items() if k != "alphaCutoff"} | {"name": name, "alphaMode": "BLEND"}
+        )
+
     def add_part(
         self,
         style: PartStyle,
         attributes: Mapping[str, np.ndarray],
-        faces: np.ndarray,
-        material: int,
+        pieces: Mapping[int, np.ndarray],
         deltas: np.ndarray,
         names: list[str],
         weights: list[float],
     ) -> None:
-        """A node with its mesh; morph targets only where one of them moves the part."""
-        primitive: dict[str, Any] = {
-            "attributes": {name: self.vectors(values) for name, values in attributes.items()},
-            "indices": self.indices(faces, len(attributes["POSITION"])),
-            "material": material,
-        }
-        mesh: dict[str, Any] = {"name": style.node, "primitives": [primitive]}
+        """A node with its mesh, whose faces (T, 3) each have a material; morph targets where one of them moves it."""
+        shared: dict[str, Any] = {"attributes": {name: self.vectors(values) for name, values in attributes.items()}}
+        mesh: dict[str, Any] = {"name": style.node}
         if np.abs(deltas).max(initial=0.0) > MOVED_M:
-            primitive["targets"] = self.targets(deltas)
+            shared["targets"] = self.targets(deltas)
             mesh |= {"weights": weights, "extras": {"targetNames": names}}
+        count = len(attributes["POSITION"])
+        mesh["primitives"] = [
+            {**shared, "indices": self.indices(faces, count), "material": material}
+            for material, faces in pieces.items()
+            if len(faces)
+        ]
         node = self.append("nodes", {"name": style.node, "mesh": self.append("meshes", mesh)})
         self.document["scenes"][0]["nodes"].append(node)
 

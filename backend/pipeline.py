@@ -355,7 +355,8 @@ def bundle_files(scene: Assembled, result: dict, photos: list[np.ndarray]
     carried = textures | {ALBEDO: map_pixels(scene.shown)}
     neutral = (scene.cage + scene.offsets).cpu().numpy()
     expression = [result["views"][0]["expression"][n] for n in head.expression_names]
-    hair, glasses = (None if shell is None else glb_surface(shell, textures[name]) for name, shell in shells.items())
+    hair, glasses = (None if shell is None else glb_surface(shell, textures[name], name == GLASSES)
+                     for name, shell in shells.items())
     yield "head.glb", lambda: glb.glb_bytes(head, neutral, scale, expression, palette=result["palette"], hair=hair,
                                             glasses=glasses, **glb_textures(carried))
     yield "landmarks68.json", partial(json_bytes, scene.landmarks.tolist())
@@ -420,10 +421,11 @@ def glb_textures(textures: dict[str, np.ndarray]) -> dict[str, bytes]:
     return carried
 
 
-def glb_surface(shell: Shell, pixels: np.ndarray) -> glb.Surface:
-    """What stands off the head, as the GLB carries it; pixels (H, W, 4) uint8."""
+def glb_surface(shell: Shell, pixels: np.ndarray, mixed: bool) -> glb.Surface:
+    """What stands off the head, as the GLB carries it; pixels (H, W, 4) uint8. mixed: its tints are not cut out."""
     vertex, uv, triangles = (values.cpu().numpy() for values in shell.unwelded)
-    return glb.Surface(shell.verts.cpu().numpy(), vertex, uv, triangles, png(pixels))
+    tinted = np.tile(shell.tinted.cpu().numpy() & mixed, 2)
+    return glb.Surface(shell.verts.cpu().numpy(), vertex, uv, triangles, tinted, png(pixels))
 
 
 def head_npz(scene: Assembled, scale: float) -> bytes:

@@ -308,7 +308,8 @@ def test_hair_and_glasses_are_cut_out(gltf_validator: Path, tmp_path: Path, name
     triangles[0][triangles[0] == 0] = len(verts)
     stream = io.BytesIO()
     Image.new("RGBA", (8, 8), (90, 60, 40, 128)).save(stream, "PNG")
-    surface = Surface(verts, vertex, np.concatenate([uv, [[0.9, 0.9]]]), triangles, stream.getvalue())
+    surface = Surface(verts, vertex, np.concatenate([uv, [[0.9, 0.9]]]), triangles, np.zeros(len(triangles), bool),
+                      stream.getvalue())
     data = glb_bytes(head, head.verts0.numpy(), 1.0, [0.0] * 52, palette=PALETTE, **{name.lower(): surface},
                      **skin_maps())
     issues = validate(gltf_validator, data, tmp_path)["issues"]
@@ -320,6 +321,29 @@ def test_hair_and_glasses_are_cut_out(gltf_validator: Path, tmp_path: Path, name
     assert "targets" not in primitive
     points, normals = (values(document, binary, primitive["attributes"][n]) for n in ("POSITION", "NORMAL"))
     assert np.abs(points[-1] - points[0]).max() == 0 and np.abs(normals[-1] - normals[0]).max() == 0
+
+
+def test_tints_are_mixed_and_the_rest_is_cut_out(gltf_validator: Path, tmp_path: Path) -> None:
+    """Two primitives of one mesh and one picture: together they are the surface, each triangle once."""
+    head = small_head()
+    verts, uv, quads = patch(5, 4, (0.0, 0.2, 0.0), 0.1)
+    triangles = np.concatenate([quads[:, [0, 1, 2]], quads[:, [0, 2, 3]]])
+    tinted = np.arange(len(triangles)) % 3 == 0
+    stream = io.BytesIO()
+    Image.new("RGBA", (8, 8), (90, 60, 40, 100)).save(stream, "PNG")
+    surface = Surface(verts, np.arange(len(verts)), uv, triangles, tinted, stream.getvalue())
+    data = glb_bytes(head, head.verts0.numpy(), 1.0, [0.0] * 52, palette=PALETTE, glasses=surface, **skin_maps())
+    issues = validate(gltf_validator, data, tmp_path)["issues"]
+    assert (issues["numErrors"], issues["numWarnings"], issues["numInfos"]) == (0, 0, 0), issues["messages"]
+    document, binary = parse(data)
+    cut, mixed = mesh_of(document, "Glasses")["primitives"]
+    looks = [document["materials"][piece["material"]] for piece in (cut, mixed)]
+    assert [(look["name"], look["alphaMode"], look.get("alphaCutoff")) for look in looks] == [
+        ("Glasses", "MASK", 0.5), ("Tinted", "BLEND", None)]
+    assert looks[0]["pbrMetallicRoughness"] == looks[1]["pbrMetallicRoughness"] and looks[1]["doubleSided"]
+    assert cut["attributes"] == mixed["attributes"]
+    for piece, chosen in ((cut, ~tinted), (mixed, tinted)):
+        assert values(document, binary, piece["indices"]).reshape(-1, 3).tolist() == triangles[chosen].tolist()
 
 
 def test_tangents_run_along_u() -> None:

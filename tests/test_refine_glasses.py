@@ -179,6 +179,18 @@ def test_dark_lenses_are_dark_and_clear_ones_clear(sitter: Sitter) -> None:  # n
     assert 0.6 < cover(230) <= 1
 
 
+def test_quads_of_tinted_lenses_are_told_from_frames_and_arms(sitter: Sitter) -> None:  # noqa: F811
+    clear, dark = (found_in(sitter, worn(sitter, lens=lens)) for lens in (0, 150))
+    assert not clear.tinted.any(), "soft edges are no tint"
+    plane = plane_of(sitter.scene)
+    middle = dark.verts[dark.quads].mean(1) - torch.tensor([0.0, plane.eyes, 0.0])
+    side, up = middle[:, 0].abs() - plane.pupils, middle[:, 1]
+    front = middle[:, 2] > plane.depth - 0.02
+    inside = front & (torch.hypot(side / 0.015, (up + 0.004) / 0.010) < 1)
+    outside = ~front | (torch.hypot(side / 0.028, (up + 0.004) / 0.023) > 1)
+    assert inside.sum() > 20 and dark.tinted[inside].all() and not dark.tinted[outside].any()
+
+
 def test_it_is_a_ribbon_of_quads_from_ear_to_ear_outside_the_skin(sitter: Sitter) -> None:  # noqa: F811
     found = found_in(sitter, worn(sitter))
     head = sitter.person.head

@@ -19,6 +19,8 @@ from backend.render.render import RenderOutput, render
 LEAST_ALPHA = 1e-3
 OPAQUE = 0.5
 """Cover from which a shell hides the shells behind it."""
+CLEAR, SOLID, TINT_WIDTH = 0.02, 0.98, 7
+"""Covers between which a place is see-through, and texels from which such a place is no soft edge but a tint."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,21 @@ class Shell:
         places = self.corner_uv.new_tensor([2.0, -2.0]) * self.corner_uv[None] - self.corner_uv.new_tensor([1.0, -1.0])
         cover = torch.nn.functional.grid_sample(self.texture[:, 3:], places, "bilinear", "border", align_corners=False)
         return self.verts[self.quads[(cover[0, 0] >= 0.5).any(1)].unique()]
+
+    @cached_property
+    def tinted(self) -> torch.Tensor:
+        """(Q,) bool: quads that are see-through somewhere, not only at the soft edges of what is solid."""
+        cover = self.texture[:, 3:]
+        through = ((cover > CLEAR) & (cover < SOLID)).to(cover)
+        inner = -torch.nn.functional.max_pool2d(-through, TINT_WIDTH, 1)
+        tint = torch.nn.functional.pad(inner, [TINT_WIDTH - 1] * 4)
+        tint = torch.nn.functional.max_pool2d(tint, TINT_WIDTH, 1)[0, 0] > 0.5
+        before = torch.nn.functional.pad(tint.long().cumsum(0).cumsum(1), (1, 0, 1, 0))
+        size = self.corner_uv.new_tensor(tint.shape[::-1])
+        places = torch.stack([self.corner_uv[..., 0], 1 - self.corner_uv[..., 1]], -1) * size
+        left, top = places.amin(1).floor().long().clamp_min(0).unbind(1)
+        right, bottom = torch.minimum(places.amax(1).ceil(), size).long().unbind(1)
+        return before[bottom, right] - before[top, right] - before[bottom, left] + before[top, left] > 0
 
     @cached_property
     def unwelded(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
