@@ -37,7 +37,7 @@ def export(context: bpy.types.Context, collection: bpy.types.Collection, path: P
     hair's shade, roughness, and the normal map where there is one. Textures lie inside a GLB, else in a folder beside
     that has the file's name, and inside an FBX as well. The other parts are the head's children. What is sculpted on
     multires is in the mesh, as far as the level holds it. Faces of hair and glasses are not divided; their cover is
-    cut at a half in a GLB, soft elsewhere.
+    cut at a half in a GLB but for the glasses' tints, soft elsewhere.
 
     Args:
         level: 0 for the cage, 1 for smooth meshes of four times its faces, and so on; above `KEYS_LEVEL` there are no
@@ -134,6 +134,8 @@ def _plain_copies(context: bpy.types.Context, collection: bpy.types.Collection,
                 _copy_keys(thing, copy, refined, neutral, values)
             mesh.materials.clear()
             mesh.materials.append(_plain_material(thing, part, names, cut))
+            if cut and part == shell.GLASSES.part:
+                _mix_tints(mesh, thing, part, names)
             things[part] = copy
         for part, copy in things.items():
             copy.matrix_world = parts[part].matrix_world
@@ -288,6 +290,24 @@ def _link_cover(material: bpy.types.Material, cover: bpy.types.NodeSocket, alpha
         material.node_tree.links.new(cover, rounded.inputs[0])
         cover = rounded.outputs[0]
     material.node_tree.links.new(cover, alpha)
+
+
+def _mix_tints(mesh: bpy.types.Mesh, thing: bpy.types.Object, part: str, names: dict[bpy.types.ID, str]) -> None:
+    """Gives faces with a tint a second material, whose cover is not cut."""
+    picture = _color_image(thing, thing.data.materials[0] if thing.data.materials else None, part)
+    if picture is None or not picture.size[0] or not mesh.uv_layers or not mesh.polygons:
+        return
+    uv = np.empty(len(mesh.loops) * 2, np.float32)
+    mesh.uv_layers[0].uv.foreach_get("vector", uv)
+    first = np.empty(len(mesh.polygons), np.int32)
+    mesh.polygons.foreach_get("loop_start", first)
+    boxes = [bound.reduceat(uv.reshape(-1, 2), first) for bound in (np.minimum, np.maximum)]
+    tinted = shell.tinted_faces(np.stack(boxes, 1), textures.read_image(picture)[..., 3])
+    if tinted.any():
+        material = _plain_material(thing, part, names, cut=False)
+        material.name = f"{mesh.materials[0].name} tinted"
+        mesh.materials.append(material)
+        mesh.polygons.foreach_set("material_index", tinted.astype(np.int32))
 
 
 def _color_image(thing: bpy.types.Object, source: bpy.types.Material | None, part: str) -> bpy.types.Image | None:

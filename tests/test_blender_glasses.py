@@ -12,10 +12,15 @@ from PIL import Image
 from scipy.ndimage import minimum_filter
 from test_blender_import import run_blender
 from test_blender_shell import ALL, PARTS, compared
+from test_glb import mesh_of, parse, validate, values
 
-from ganfit_blender.importer.axes import srgb_to_linear
+from ganfit_blender.importer.axes import linear_to_srgb, srgb_to_linear
 
 WITH_GLASSES = sorted([*ALL, "Glasses"])
+COVERS = (0.15, 0.4, 0.6, 0.8)
+COLOURS = {"dark lens": (39, 39, 39), "black": (18, 16, 15), "brown": (95, 60, 40), "gold": (240, 214, 150)}
+PLAIN = [[0.2, 0.4, 0.9, 0.0], [0.2, 0.4, 0.9, 1.0]]
+MIXED = [[*(c / 255 for c in colour), cover] for colour in COLOURS.values() for cover in COVERS]
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +47,7 @@ def worn(bpy_python, extension_zip, tmp_path_factory, head_files) -> dict:
     out = folder / "out"
     out.mkdir()
     job = {"zip": str(extension_zip), "egg": str(folder / "egg"), "real": str(folder / "gail"),
-           "both": str(folder / "both"), "out": str(out), "samples": 24,
+           "both": str(folder / "both"), "out": str(out), "samples": 24, "mixed": [*MIXED, *PLAIN],
            "without": [str(folder / name) for name in ("none", "hair", "lost", "clear")],
            "broken": [str(folder / name) for name in ("points", "half")]}
     run_blender(bpy_python, "glasses.py", job, folder / "profile")
@@ -77,7 +82,8 @@ def test_damaged_ones_are_told_and_nothing_is_left(worn, name):
 
 
 def test_match_photo_shows_them_as_the_fit_does(worn):
-    """Measured: mean CIEDE2000 0.4 inside the frame's outline, which the two renderers smooth differently; 0.8 on skin.
+    """Measured: mean CIEDE2000 0.4 inside the frame's outline, which the two renderers smooth differently; 0.8 on skin;
+    1.7 behind the tint (2.9 with the picture as it is).
     """
     folder, truth = worn["folder"], worn["truth"]
     pictures = folder / "gail" / "render_00.png", folder / "out" / "match.png"
@@ -85,6 +91,51 @@ def test_match_photo_shows_them_as_the_fit_does(worn):
     _, frame, _ = compared(*pictures, truth | {"shell_mask": minimum_filter(truth["shell_mask"], 3)})
     assert iou > 0.99 and len(frame) > 300 and len(bare) > 5000
     assert frame.mean() < 1.0 and bare.mean() < 1.5
+    color = pytest.importorskip("skimage.color")
+    one, other = (color.rgb2lab(np.asarray(Image.open(path))[..., :3] / 255) for path in pictures)
+    lens = (np.abs(truth["shell_mask"] - 0.15) < 0.02) & (truth["skin_mask"] > 0.99)
+    tint = color.deltaE_ciede2000(one, other)[lens]
+    print(f"CIEDE2000 tint {tint.mean():.2f} of {len(tint)} pixels")
+    assert len(tint) > 300 and tint.mean() < 2.0
+
+
+def skins() -> np.ndarray:
+    """(N, 3) linear albedo of skins from dark to pale (Rec.709 luminance 0.03 to 0.6), of usual and unusual tints."""
+    light = np.geomspace(0.03, 0.6, 12)
+    pale = np.linspace(0, 1, 12)[:, None]
+    usual = light[:, None] * ((1 - pale) * [1.55, 0.88, 0.6] + pale * [1.25, 0.95, 0.8])
+    return np.concatenate([usual, usual * [0.93, 1.02, 1.1], usual * [1.05, 0.98, 0.9]]).clip(0, 0.95)
+
+
+@pytest.mark.parametrize(("name", "most"), [("dark lens", 1.1), ("black", 0.9), ("brown", 1.6), ("gold", 2.6)])
+def test_tints_look_over_skin_as_the_fit_mixes_them(worn, name, most):
+    """CIEDE2000 between the fit's mix of encoded colours and Blender's in linear light, means over skins.
+
+    Measured at covers of 0.15, 0.4, 0.6, 0.8: dark lens 0.3, 0.8, 1.0, 0.9 (1.5, 3.8, 5.0, 4.4 with the picture as it
+    is), black 0.2, 0.6, 0.8, 0.8 (2.1, 5.3, 6.9, 6.4), brown 0.6, 1.3, 1.5, 1.1, gold 1.7, 2.3, 1.7, 0.9.
+    """
+    color = pytest.importorskip("skimage.color")
+    start = list(COLOURS).index(name) * len(COVERS)
+    for number in range(start, start + len(COVERS)):
+        pictured, asked = np.array(worn["mixed"][number]), np.array(MIXED[number])
+        fits = (1 - asked[3]) * linear_to_srgb(skins()) + asked[3] * asked[:3]
+        errors = []
+        for rgba in (pictured, asked):
+            linear = (1 - rgba[3]) * skins() + rgba[3] * srgb_to_linear(rgba[:3])
+            errors.append(color.deltaE_ciede2000(color.rgb2lab(fits), color.rgb2lab(linear_to_srgb(linear))).mean())
+        print(name, asked[3], errors)
+        assert errors[0] < most and errors[0] < 0.8 * errors[1]
+
+
+def test_what_is_clear_or_solid_stays_as_it_is(worn):
+    np.testing.assert_allclose(worn["mixed"][len(MIXED):], PLAIN)
+    picture = np.asarray(Image.open(worn["folder"] / "egg" / "glasses.png"))[::-1]
+    pixels = np.load(worn["folder"] / "out" / "picture.npy")
+    whole = (picture[..., 3] == 0) | (picture[..., 3] == 255)
+    assert 0.3 < whole.mean() < 1
+    np.testing.assert_allclose(pixels[whole], picture[whole] / 255, atol=0.5 / 255)
+    assert (pixels[~whole][:, 3] > picture[~whole][:, 3] / 255 + 0.1).all()
+    assert worn["kept"] == [0, 0], "reloaded, and in a file that was saved"
 
 
 def test_match_photo_takes_shadow_and_shine_off_and_gives_them_back(worn):
@@ -133,20 +184,32 @@ def test_exports_have_them_while_they_are_shown(worn, file):
     assert found["off"] < 1e-4 and found["keys"] is False
     assert found["material"].replace("_", " ") == "egg glasses"
     assert found["pictures"] == [[320, 64], [320, 64]]
-    picture = np.asarray(Image.open(worn["folder"] / "egg" / "glasses.png"))[..., 3] / 255
-    assert found["cover"] == pytest.approx(picture.mean(), abs=0.005)
+    assert found["cover"] == pytest.approx(np.load(worn["folder"] / "out" / "picture.npy")[..., 3].mean(), abs=0.005)
 
 
 def test_exports_have_none_while_they_are_hidden(worn):
     assert worn["files"]["GLB 0 False"]["names"] == ALL
 
 
-def test_the_glb_cuts_them(worn):
+def test_the_glb_cuts_them_and_mixes_their_tints(worn, gltf_validator, tmp_path):
     data = (worn["folder"] / "out" / "glasses_4.glb").read_bytes()
-    document = json.loads(data[20 : 20 + int.from_bytes(data[12:16], "little")])
-    material = next(entry for entry in document["materials"] if entry["name"] == "egg glasses")
-    assert material["alphaMode"] == "MASK" and material["doubleSided"]
-    assert material["pbrMetallicRoughness"]["roughnessFactor"] == pytest.approx(0.3)
+    document, binary = parse(data)
+    materials = {entry["name"]: entry for entry in document["materials"] if "egg glasses" in entry["name"]}
+    assert {name: entry["alphaMode"] for name, entry in materials.items()} == {
+        "egg glasses": "MASK", "egg glasses tinted": "BLEND"}
+    for material in materials.values():
+        assert material["doubleSided"] and material["pbrMetallicRoughness"]["roughnessFactor"] == pytest.approx(0.3)
+    middles = {}
+    for piece in mesh_of(document, "Glasses")["primitives"]:
+        uv = values(document, binary, piece["attributes"]["TEXCOORD_0"])
+        corners = uv[values(document, binary, piece["indices"]).reshape(-1, 3)]
+        middles[document["materials"][piece["material"]]["name"]] = np.abs(2 * corners.mean(1)[:, 0] - 1)
+    lens = slice(0.25 - 0.17, 0.25 + 0.17)  # of the picture's width, beside its middle
+    assert len(middles["egg glasses"]) > 20 and len(middles["egg glasses tinted"]) > 20
+    assert (middles["egg glasses tinted"] > lens.start - 0.05).all()
+    assert (middles["egg glasses tinted"] < lens.stop + 0.05).all()
+    assert (middles["egg glasses"] > lens.stop - 0.02).any() and (middles["egg glasses"] < lens.start + 0.02).any()
+    assert not validate(gltf_validator, data, tmp_path)["issues"]["numErrors"]
 
 
 def test_what_is_deleted_is_missed_by_nothing(worn):

@@ -11,7 +11,7 @@ import numpy as np
 from mathutils.kdtree import KDTree
 
 from . import textures
-from .axes import srgb_to_linear, to_blender
+from .axes import linear_to_srgb, srgb_to_linear, to_blender
 from .bundle import SHELLS, ResultBundle
 from .hair import PHOTO_OFF
 from .mesh import OBJECT_NAMES, UV_LAYERS, Part, neutral
@@ -25,6 +25,9 @@ NEAR = 6  # vertices of the skin that a vertex takes its motion from
 SOFTENED = 10  # steps of averaging that motion over neighbours
 FAINT = 0.25  # cover below which a place's colour does not count
 BARE = 0.02  # faces without more cover than that are left out: the solid view shows faces whole
+SOLID, TINT_WIDTH = 0.98, 7  # cover from which nothing is seen through; texels from which less is no soft edge
+SKINS = ((0.045, 0.025, 0.017), (0.12, 0.07, 0.05), (0.28, 0.18, 0.13), (0.6, 0.44, 0.36))  # linear albedo
+ROUNDS = 6
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,7 @@ class Kind:
         mark: on its object.
         look: what its material and its picture are called, after the person.
         roughness, specular: of its material.
+        tinted: whether its picture has tints that skin shows through.
     """
 
     part: str
@@ -43,10 +47,11 @@ class Kind:
     look: str
     roughness: float
     specular: float
+    tinted: bool = False
 
 
 HAIR = Kind("hair", "ganfit_hair_shell", "hair shell", 0.55, 0.25)
-GLASSES = Kind("glasses", "ganfit_glasses", "glasses", 0.3, 0.5)
+GLASSES = Kind("glasses", "ganfit_glasses", "glasses", 0.3, 0.5, tinted=True)
 KINDS = (HAIR, GLASSES)
 
 
@@ -147,11 +152,17 @@ def build(kind: Kind, bundle: ResultBundle, skin: Part, collection: bpy.types.Co
     if not image.size[0]:  # no picture that Blender knows
         bpy.data.images.remove(image)
         return None
-    image.name, image.alpha_mode = f"{bundle.name} {kind.look}", "CHANNEL_PACKED"
-    image.pack()
+    image.alpha_mode = "CHANNEL_PACKED"
     yield
     pixels = textures.read_image(image)
-    covered = _covered(uvs, pixels[..., 3])
+    if kind.tinted:  # in an image without a file, from which *Reload* would bring the old pixels back
+        bpy.data.images.remove(image)
+        image = textures.make_image("", mixed_linearly(pixels))
+        image.alpha_mode = "CHANNEL_PACKED"
+    else:
+        image.pack()
+    image.name = f"{bundle.name} {kind.look}"
+    covered = _touched(uvs, pixels[..., 3] > BARE)
     if not covered.any():
         bpy.data.images.remove(image)
         return None
@@ -190,11 +201,51 @@ def carried(mesh: bpy.types.Mesh, points: np.ndarray, skin: np.ndarray, motions:
     return moved.transpose(1, 0, 2).astype(np.float32)
 
 
-def _covered(uvs: np.ndarray, cover: np.ndarray) -> np.ndarray:
-    """(P,) which of the faces, with corners (P, 4, 2), have some of the cover (H, W), row 0 at the bottom."""
-    counted = np.zeros(np.add(cover.shape, 1), np.int64)  # how many texels left of and below a place have some
-    counted[1:, 1:] = (cover > BARE).cumsum(0).cumsum(1)
-    size = np.array(cover.shape[::-1])
+def mixed_linearly(pixels: np.ndarray) -> np.ndarray:
+    """The picture (H, W, 4), encoded, that looks over skin as these pixels do where encoded colours are mixed.
+
+    The fit mixes a tint with what is behind it as encoded, Blender in linear light. A mix is a line over the skin's
+    linear colour there, so cover and colours are those of the line nearest to the fit's mixes over `SKINS`, errors
+    being relative: its slope is what is seen through, for all channels, and its height is the colours.
+    """
+    found = pixels.copy()
+    partial = (pixels[..., 3] > 0) & (pixels[..., 3] < 1)
+    cover, skins = pixels[partial][:, 3:], np.array(SKINS)[:, None]
+    mixes = srgb_to_linear((1 - cover) * linear_to_srgb(skins) + cover * pixels[partial][:, :3])  # (skins, texels, 3)
+    weight = 1 / skins
+    skin, mix = ((weight * values).sum(0) / weight.sum(0) for values in (skins, mixes))
+    through = (weight * (skins - skin) * (mixes - mix)).sum((0, 2)) / (weight * (skins - skin) ** 2).sum((0, 2))
+    share, color = 1 - through[:, None], pixels[partial][:, :3]
+    for _ in range(ROUNDS):  # a colour that would be brighter than white asks for another cover
+        share = share.clip(BARE / 2, 1)
+        color = ((mix - (1 - share) * skin) / share).clip(0, 1)
+        lean = color - skins
+        share = ((weight * (mixes - skins) * lean).sum((0, 2)) / (weight * lean**2).sum((0, 2)))[:, None]
+    found[partial] = np.concatenate([linear_to_srgb(color), share.clip(0, 1)], 1)
+    return found
+
+
+def tinted_faces(uvs: np.ndarray, cover: np.ndarray) -> np.ndarray:
+    """(P,) which of the faces, with corners (P, C, 2), have some of the tint of a cover (H, W), row 0 at the bottom:
+    they are see-through, and not only at the soft edges of what is solid."""
+    through = (cover > BARE) & (cover < SOLID)
+    inner = _counts(through) == TINT_WIDTH**2
+    return _touched(uvs, _counts(inner) > 0)
+
+
+def _counts(mask: np.ndarray) -> np.ndarray:
+    """(H, W) how many places of a mask are in the square of `TINT_WIDTH` around each."""
+    half = TINT_WIDTH // 2
+    summed = np.pad(mask, ((half + 1, half), (half + 1, half))).astype(np.int64).cumsum(0).cumsum(1)
+    rows = summed[TINT_WIDTH:] - summed[:-TINT_WIDTH]
+    return rows[:, TINT_WIDTH:] - rows[:, :-TINT_WIDTH]
+
+
+def _touched(uvs: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """(P,) which of the faces, with corners (P, C, 2), lie on some of a mask (H, W), row 0 at the bottom."""
+    counted = np.zeros(np.add(mask.shape, 1), np.int64)  # how many texels left of and below a place are in it
+    counted[1:, 1:] = mask.cumsum(0).cumsum(1)
+    size = np.array(mask.shape[::-1])
     low = np.floor(uvs.min(1) * size - 0.5).astype(int).clip(0, size - 1)
     high = np.ceil(uvs.max(1) * size + 0.5).astype(int).clip(low + 1, size)
     (left, bottom), (right, top) = low.T, high.T

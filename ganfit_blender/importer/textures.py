@@ -154,14 +154,14 @@ def spread(picture: np.ndarray, covered: np.ndarray, pixels: int) -> np.ndarray:
 
 
 def make_image(name: str, pixels: np.ndarray, color: bool = True, pack: bool = True) -> bpy.types.Image:
-    """An 8-bit image of (H, W, 1 or 3) values in [0, 1], row 0 at the bottom; encoded sRGB, or plain data.
+    """An 8-bit image of (H, W, 1, 3 or 4) values in [0, 1], row 0 at the bottom; encoded sRGB, or plain data.
 
     It has to be packed to be saved with the file.
     """
-    height, width = pixels.shape[:2]
-    image = bpy.data.images.new(name, width, height, alpha=False, is_data=not color)
+    height, width, channels = pixels.shape
+    image = bpy.data.images.new(name, width, height, alpha=channels == 4, is_data=not color)
     rgba = np.ones((height, width, 4), np.float32)
-    rgba[..., :3] = pixels
+    rgba[..., : max(channels, 3)] = pixels
     image.pixels.foreach_set(rgba.ravel())
     image.update()
     if pack:

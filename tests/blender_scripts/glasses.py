@@ -2,8 +2,8 @@
 """Imports a head with glasses, changes head and glasses in all ways, exports both; writes what came of it.
 
 The argument is JSON: zip, egg (a small head with hair and glasses), real (a real one with glasses), both (that one with
-hair, too), without (folders of bundles whose head gets none), broken (folders of damaged bundles), out (folder) and
-samples.
+hair, too), without (folders of bundles whose head gets none), broken (folders of damaged bundles), mixed (colours and
+covers), out (folder) and samples.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import bpy  # noqa: E402
 import numpy as np  # noqa: E402
 from character import attempt, evaluated, find, head  # noqa: E402
-from export_back import image_behind  # noqa: E402
+from export_back import image_behind, pixels_of  # noqa: E402
 from in_blender import EXTENSION, answer, install, leave, quiet_stdout, render  # noqa: E402
 from operators import Layout  # noqa: E402
 from shell import COUNT, ENDINGS, person, raise_sculpt, read, seen, shell, state_of, strands, taken  # noqa: E402
@@ -47,6 +47,21 @@ def buttons_drawn() -> list[str]:
     panel = importlib.import_module(f"{EXTENSION}.panels.hair").GANFIT_PT_hair
     panel.draw(type("Panel", (), {"layout": Layout(drawn)})(), bpy.context)
     return [name for name in drawn if "photo" in name]
+
+
+def mixed(job: dict) -> None:
+    """What the importer makes of colours and covers (N, 4), and of the file's picture, also once that is saved."""
+    module = importlib.import_module(f"{EXTENSION}.importer.shell")
+    report["mixed"] = module.mixed_linearly(np.array([job["mixed"]])).tolist()[0]
+    person(job["egg"])
+    image = image_behind(shader().inputs["Alpha"])
+    before, path = pixels_of(image), str(Path(job["out"]) / "saved.blend")
+    np.save(Path(job["out"]) / "picture.npy", before)
+    image.reload()
+    report["kept"] = [float(np.abs(pixels_of(image) - before).max())]
+    bpy.ops.wm.save_as_mainfile(filepath=path)
+    bpy.ops.wm.open_mainfile(filepath=path)
+    report["kept"].append(float(np.abs(pixels_of(image_behind(shader().inputs["Alpha"])) - before).max()))
 
 
 def imported(job: dict) -> None:
@@ -199,7 +214,7 @@ def awkward(job: dict) -> None:
 def main(job: dict) -> None:
     """All of it."""
     install(job["zip"])
-    for part in (imported, matched, buttons, follows, exported, awkward):
+    for part in (mixed, imported, matched, buttons, follows, exported, awkward):
         part(job)
     answer(Path(job["out"]) / "glasses.json", **report)
 
