@@ -33,7 +33,8 @@ class Assembled:
     metres, view 0; generated (1, 3, S, S): the generator's map, sRGB; texture (1, 3, R, R): the albedo that is shown,
     also the generator's until a refinement replaces it; normal (1, 3, R, R), roughness (1, 1, R, R): the refinement's;
     hair (1, 4, H, H): colour, sRGB, and cover of the hair on the head, None without; hair_shell: the hair that stands
-    off it, None without; glasses: None without. All maps are in [0, 1], in 8-bit steps.
+    off it, None without; glasses: None without; wearing: whether each view's photo shows them, None: all do. All maps
+    are in [0, 1], in 8-bit steps.
     """
 
     person: Person
@@ -51,16 +52,21 @@ class Assembled:
     hair: Tensor | None = None
     hair_shell: Shell | None = None
     glasses: Shell | None = None
+    wearing: tuple[bool, ...] | None = None
 
     @property
     def neutral1(self) -> Tensor:
         """(V1, 3) level-1 vertices without expression, metres."""
         return self.person.head.subdivide((self.cage + self.offsets)[None])[0]
 
-    @property
-    def shells(self) -> list[Shell]:
-        """What stands off the head, from the outside."""
-        return [shell for shell in (self.glasses, self.hair_shell) if shell is not None]
+    def wears_glasses(self, view: int) -> bool:
+        """Whether a view's photo shows glasses."""
+        return self.glasses is not None and (self.wearing is None or self.wearing[view])
+
+    def shells(self, view: int) -> list[Shell]:
+        """What stands off the head in a view, from the outside."""
+        worn = self.glasses if self.wears_glasses(view) else None
+        return [shell for shell in (worn, self.hair_shell) if shell is not None]
 
     @cached_property
     def shown(self) -> Tensor:
@@ -98,7 +104,8 @@ def assemble(result: dict, person: Person, device: torch.device, offsets: np.nda
 
 def picture(scene: Assembled, view: int, camera: Camera, lights: Lights | None = None,
             grey: bool = False) -> Picture:
-    """Renders one view's geometry under any camera, with hair and glasses; `grey` shows a bare, grey surface."""
+    """Renders one view's geometry under any camera, with hair and the glasses that its photo shows; `grey` shows a
+    bare, grey surface."""
     texture, palette = scene.shown, scene.palette
     if grey:
         texture = torch.full_like(texture[:, :, :8, :8], GEOMETRY_GREY)
@@ -106,7 +113,7 @@ def picture(scene: Assembled, view: int, camera: Camera, lights: Lights | None =
     with torch.no_grad():
         lights = lights or scene.lights[view]
         head = scene.person.picture(scene.verts1[view:view + 1], texture, palette, camera, lights)
-        return with_shells(scene.person.raster, head, () if grey else scene.shells, camera, lights)
+        return with_shells(scene.person.raster, head, () if grey else scene.shells(view), camera, lights)
 
 
 def bare_picture(scene: Assembled, view: int, camera: Camera) -> RenderOutput:
@@ -121,7 +128,7 @@ def head_box(scene: Assembled, view: int, bare: bool = False) -> tuple[float, fl
     margin, pixels."""
     shown = scene.verts1[view]
     if not bare:
-        shown = torch.cat([shown, *(shell.covered for shell in scene.shells)])
+        shown = torch.cat([shown, *(shell.covered for shell in scene.shells(view))])
     points = scene.cameras[view].project(shown[None])[0]
     low, high = points.min(0).values, points.max(0).values
     side = float((high - low).max()) * 1.04

@@ -322,6 +322,7 @@ def _check_result(result: Any, folder: Path) -> None:
             whole &= len(view["expression"]) == 52 and len(view["camera"]["cam_to_world"]) == 4
             whole &= len(view["lights"]["sh"]) == 9 and len(view["photo"]["sha256"]) == 64
             whole &= all(isinstance(name, str) for name in view["files"].values())
+            whole &= isinstance(view.get("glasses", True), bool)
         whole &= all(len(record["sha256"]) == 64 for record in result["files"].values())
         whole &= all(name == Path(name).name for name in result["files"])
     except (KeyError, TypeError, AttributeError):

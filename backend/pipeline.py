@@ -401,13 +401,19 @@ def write_result(out: str | None, scene: Assembled, result: dict, photos: list[n
 
 
 def refined(scene: Assembled, result: dict, photos: list[np.ndarray]) -> Assembled:
-    """The scene with its final skin maps, unless the options of the result say that the generator's map is final."""
-    options = Options.from_dict(result["options"])
-    if not options.refine:
-        return scene
-    from backend.refine.refine import refine  # with scipy's filters: not before the first iteration
+    """The scene with its final skin maps, unless the options of the result say that the generator's map is final.
 
-    return refine(scene, photos, PRESETS[options.preset].albedo_size, options.seed, options.hair, options.glasses)
+    Writes into the result's views whether their photos show `glasses`.
+    """
+    options = Options.from_dict(result["options"])
+    if options.refine:
+        from backend.refine.refine import refine  # with scipy's filters: not before the first iteration
+
+        size = PRESETS[options.preset].albedo_size
+        scene = refine(scene, photos, size, options.seed, options.hair, options.glasses)
+    for number, view in enumerate(result["views"]):
+        view["glasses"] = scene.wears_glasses(number)
+    return scene
 
 
 def glb_textures(textures: dict[str, np.ndarray]) -> dict[str, bytes]:

@@ -157,14 +157,15 @@ def _plain_copies(context: bpy.types.Context, collection: bpy.types.Collection,
 def _parts(collection: bpy.types.Collection) -> dict[str, bpy.types.Object]:
     """The parts and, unless hidden, the photo's hair and glasses; what a person hides together with all parts is in it.
 
-    Where strands stand in that hair's place it is left out in Match Photo, too, as it is out of it.
+    Where strands stand in that hair's place it is left out in Match Photo, too, as it is out of it; glasses that only
+    Match Photo hides are in it.
     """
     parts, strands = importer.parts_of(collection), hair_curves.find(collection)
     others = [thing for part, thing in parts.items() if part != SKIN]  # a sculpt or a body hides the skin
     all_hidden = not any(map(shell.is_shown, others))
     return parts | {part: thing for part, thing in shell.found(collection).items()
-                    if not thing.hide_render and (shell.is_shown(thing) or all_hidden)
-                    and not (shell.is_lent(thing) and strands is not None)}
+                    if (not thing.hide_render and (shell.is_shown(thing) or all_hidden)
+                        and not (shell.is_lent(thing) and strands is not None)) or shell.is_absent(thing)}
 
 
 def _holders(parts: dict[str, bpy.types.Object]) -> dict[bpy.types.ID, str]:

@@ -33,6 +33,12 @@ def worn(bpy_python, extension_zip, tmp_path_factory, head_files) -> dict:
     truth = real_bundle.make(folder / "gail", wears="glasses")
     shutil.copytree(folder / "gail", folder / "both")
     add_shell(folder / "both", EGG_SHELL)
+    for name, shows in (("bare", (True, False)), ("old", ())):
+        add_glasses(make_bundle(folder / name, views=2), EGG_GLASSES)
+        result = json.loads((folder / name / "result.json").read_text("utf-8"))
+        for view, answer in zip(result["views"], shows, strict=False):
+            view["glasses"] = answer
+        (folder / name / "result.json").write_text(json.dumps(result), "utf-8")
     names = {"none": {}, "hair": {}, "lost": EGG_GLASSES, "clear": EGG_GLASSES, "egg": EGG_GLASSES,
              "points": EGG_GLASSES | {"glasses_quads": EGG_GLASSES["glasses_quads"] + 10_000},
              "half": {"glasses_uvs": EGG_GLASSES["glasses_uvs"]}}
@@ -48,6 +54,7 @@ def worn(bpy_python, extension_zip, tmp_path_factory, head_files) -> dict:
     out.mkdir()
     job = {"zip": str(extension_zip), "egg": str(folder / "egg"), "real": str(folder / "gail"),
            "both": str(folder / "both"), "out": str(out), "samples": 24, "mixed": [*MIXED, *PLAIN],
+           "bare": str(folder / "bare"), "old": str(folder / "old"),
            "without": [str(folder / name) for name in ("none", "hair", "lost", "clear")],
            "broken": [str(folder / name) for name in ("points", "half")]}
     run_blender(bpy_python, "glasses.py", job, folder / "profile")
@@ -141,6 +148,14 @@ def test_what_is_clear_or_solid_stays_as_it_is(worn):
 def test_match_photo_takes_shadow_and_shine_off_and_gives_them_back(worn):
     before, during, after = worn["match"]
     assert before == after == [True, True, 0.5, True] and during == [False, False, 0.0, True]
+
+
+def test_a_photo_without_them_is_matched_without_them(worn):
+    """They are seen after each step. The button has the last word; a file has what is hidden here alone."""
+    assert worn["absent"] == {
+        "other": [True, True, False, True], "first": [False, True, True, True], "shown there": [False, True, True],
+        "twice": [False, True, False, False], "hidden": [False, False, False, True], "file": True,
+        "old": [True, True]}
 
 
 def test_the_button_shows_and_hides_them_alone(worn):

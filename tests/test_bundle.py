@@ -366,6 +366,16 @@ def test_what_stands_off_the_head_is_whole_or_not_there(tmp_path: Path, kind: st
         error_of("bundle_damaged", lambda bundle=damaged: bundle.head)
 
 
+@pytest.mark.parametrize(("answer", "fine"), [(None, True), (True, True), (False, True), ("no", False), (1, False)])
+def test_a_view_may_say_whether_it_shows_glasses(tmp_path: Path, answer: object, fine: bool) -> None:
+    made = contents()
+    result = json.loads(made["result.json"])
+    if answer is not None:
+        result["views"][0]["glasses"] = answer
+    write_bundle(tmp_path / "me", {**made, "result.json": json.dumps(result).encode()})
+    assert is_whole(tmp_path / "me") == fine
+
+
 def test_a_pickle_in_place_of_the_arrays(tmp_path: Path) -> None:
     written = write_bundle(tmp_path / "me", {**contents(), "head.npz": pickle.dumps(Trap())})
     error_of("bundle_damaged", lambda: written.head)

@@ -14,13 +14,15 @@ from scipy import ndimage
 
 pytest.importorskip("backend.head.model")
 
-from test_refine import Sitter, sitter  # noqa: E402, F401
+from test_refine import Sitter, sitter, spots  # noqa: E402, F401
 from test_refine_volume import photo_of, turned  # noqa: E402
 
 from backend.assemble import Assembled, full_render, picture  # noqa: E402
+from backend.options import Options  # noqa: E402
+from backend.pipeline import refined  # noqa: E402
 from backend.refine import glasses as module  # noqa: E402
-from backend.refine.glasses import glasses, plane_of  # noqa: E402
-from backend.refine.refine import refine  # noqa: E402
+from backend.refine.glasses import glasses, hidden_by, plane_of  # noqa: E402
+from backend.refine.refine import WORK_SIZE, _unwrap, refine, region_maps  # noqa: E402
 from backend.render.color import srgb_to_linear  # noqa: E402
 from backend.render.shell import Shell, with_shells  # noqa: E402
 from backend.sheet import soft_light  # noqa: E402
@@ -62,7 +64,16 @@ def worn(sitter: Sitter, **look) -> Assembled:  # noqa: F811
 
 def found_in(sitter: Sitter, scene: Assembled) -> Shell | None:  # noqa: F811
     """What is found in a photo of the scene by somebody who knows the bare head."""
-    return glasses(sitter.scene, [photo_of(scene)[0]])
+    return glasses(sitter.scene, [photo_of(scene)[0]])[0]
+
+
+def twice(sitter: Sitter, yaw: float, first: Assembled, second: Assembled,  # noqa: F811
+          ) -> tuple[Assembled, list[np.ndarray]]:
+    """The bare scene in two views, the second one turned by degrees, and photos of what is worn in each."""
+    aside = dataclasses.replace(second, cameras=[turned(second, yaw)], lights=[soft_light(torch.device("cpu"))])
+    both = dataclasses.replace(sitter.scene, verts1=sitter.scene.verts1.expand(2, -1, -1),
+                               cameras=[*first.cameras, *aside.cameras], lights=[*first.lights, *aside.lights])
+    return both, [photo_of(one)[0] for one in (first, aside)]
 
 
 def marks(scene: Assembled, camera, spare_arms: bool = True) -> np.ndarray:
@@ -140,15 +151,57 @@ def test_brows_that_meet_are_none(sitter: Sitter) -> None:  # noqa: F811
 
 
 def test_a_photo_from_the_side_says_nothing(sitter: Sitter) -> None:  # noqa: F811
+    """By itself; beside another photo the same is worn in it."""
     scene = worn(sitter)
-    aside = dataclasses.replace(scene, cameras=[turned(scene, 75)], lights=[soft_light(torch.device("cpu"))])
-    photo = photo_of(aside)[0]
-    assert glasses(dataclasses.replace(aside, glasses=None), [photo]) is None
-    one, other = sitter.scene, aside
-    both = dataclasses.replace(one, verts1=one.verts1.expand(2, -1, -1), cameras=[*one.cameras, *other.cameras],
-                               lights=[*one.lights, *other.lights])
-    alone, together = found_in(sitter, scene), glasses(both, [photo_of(scene)[0], photo])
+    both, photos = twice(sitter, 75, scene, scene)
+    aside = dataclasses.replace(both, verts1=both.verts1[1:], cameras=both.cameras[1:], lights=both.lights[1:])
+    assert glasses(aside, photos[1:]) == (None, (False,))
+    alone, (together, wearing) = found_in(sitter, scene), glasses(both, photos)
     assert torch.equal(alone.verts, together.verts) and torch.equal(alone.texture, together.texture)
+    assert wearing == (True, True)
+    bare = photo_of(sitter.scene)[0]
+    assert glasses(both, [bare, photos[1]]) == (None, (False, False))
+
+
+@pytest.mark.parametrize("yaw", [-25, 10, 25])
+@pytest.mark.parametrize("on", [(True, False), (False, True), (True, True), (False, False)])
+def test_each_photo_shows_what_is_worn_in_it(sitter: Sitter, yaw: float, on: tuple[bool, bool]) -> None:  # noqa: F811
+    looks = {True: worn(sitter), False: sitter.scene}
+    both, photos = twice(sitter, yaw, looks[on[0]], looks[on[1]])
+    found, wearing = glasses(both, photos)
+    assert wearing == on and (found is None) == (not any(on))
+
+
+def test_glasses_of_one_photo_are_seen_in_its_render_alone(sitter: Sitter) -> None:  # noqa: F811
+    both, photos = twice(sitter, 10, worn(sitter), sitter.scene)
+    result = {"options": Options(preset="draft").to_dict(), "views": [{}, {}]}
+    scene = refined(both, result, photos)
+    assert result["views"] == [{"glasses": True}, {"glasses": False}]
+    bare = dataclasses.replace(scene, glasses=None)
+    changed = [(full_render(scene, i) != full_render(bare, i)).any(-1).sum() for i in range(2)]
+    assert changed[0] > 500 and changed[1] == 0
+
+
+def test_a_photo_without_them_gives_the_skin_that_they_hide(sitter: Sitter) -> None:  # noqa: F811
+    """A mole under the rim is seen in the other photo alone: a third of it comes through, half from that one alone."""
+    scene = worn(sitter)
+    pixel = _unwrap(sitter.scene, 0, photo_of(scene)[0], WORK_SIZE).pixel
+    hidden = hidden_by(scene.glasses, sitter.scene, 0, pixel)[0, 0].numpy() > 0.9
+    cheek = hidden & (region_maps(sitter.person, WORK_SIZE)["cheek"][0, 0].numpy() > 0.1)
+    cheek[:, WORK_SIZE // 2:] = False
+    middle = np.unravel_index(ndimage.distance_transform_edt(cheek).argmax(), cheek.shape)
+    mole = spots([middle], 4.0)
+    assert cheek[mole.numpy() > 0].all()
+    spotted = sitter.scene.generated * (1 - 0.4 * mole)
+    both, photos = twice(sitter, 10, dataclasses.replace(scene, texture=spotted),
+                         dataclasses.replace(sitter.scene, texture=spotted))
+    where = torch.from_numpy(ndimage.binary_erosion(mole.numpy() > 0, iterations=1))
+    dark = []
+    for one, shown in ((both, photos), (sitter.scene, photos[:1])):
+        texture = srgb_to_linear(refine(one, shown, WORK_SIZE, 0).texture)
+        dark.append(float((texture / srgb_to_linear(sitter.scene.generated)).log()[0].mean(0)[where].mean()))
+    expected = float((srgb_to_linear(spotted) / srgb_to_linear(sitter.scene.generated)).log()[0].mean(0)[where].mean())
+    assert dark[0] < 0.25 * expected and abs(dark[1]) < 0.05
 
 
 def test_frames_that_nobody_can_find_stay_out_of_the_skin(sitter: Sitter) -> None:  # noqa: F811
@@ -156,7 +209,7 @@ def test_frames_that_nobody_can_find_stay_out_of_the_skin(sitter: Sitter) -> Non
     scene = dataclasses.replace(worn(sitter), cameras=[turned(sitter.scene, 50)],
                                 lights=[soft_light(torch.device("cpu"))])
     bare = dataclasses.replace(scene, glasses=None)
-    assert glasses(bare, [photo_of(scene)[0]]) is None
+    assert glasses(bare, [photo_of(scene)[0]]) == (None, (False,))
     skin = [srgb_to_linear(refine(bare, [photo_of(one)[0]], 512, 0).texture).log().mean(1) for one in (scene, bare)]
     change = torch.nn.functional.avg_pool2d(skin[0] - skin[1], 5, 1)
     assert float(change.min()) > -0.5

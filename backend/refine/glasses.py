@@ -33,8 +33,8 @@ TILT, WRAP = 0.12, 0.4
 VERTEX, CLEARANCE = (0.010, 0.020), 0.001
 """Distance of the plane from the corneas, metres, at least and at most; its distance from the skin."""
 FACING, LOOKED_AT = 0.7, 0.82
-"""Cosine between the face's direction and the view from which glasses are looked for, and from which they are found if
-there are any."""
+"""Cosine between the face's direction and the view from which glasses are looked for in the most frontal photo, and
+from which they are found if there are any, in every photo."""
 LINE, SMOOTH = 0.005, 0.012
 """Width of what counts as a line; differences wider than that are light, metres."""
 BRIGHT = 0.7
@@ -61,9 +61,10 @@ OWN = 0.002
 """How far a rim may differ from the mean of both sides, metres."""
 BRIDGE, BESIDE = (-0.012, 0.011), (-0.012, 0.018)
 """Between which heights over the eyes a bridge and end pieces lie, metres."""
-SURE, WEAKEST = 0.6, 0.15
-"""Least strength of bridge and rims together, and of all but a fifth of the bridge. 0.65 and 0.22 is the least of 17
-photos with glasses, 0.43 and 0.11 the most of bare faces, 0.54 and 0.26 of one whose brows meet."""
+SURE, LIKELY = (0.6, 0.15), (0.5, 0.13)
+"""Least strength of bridge and rims together, and of all but a fifth of the bridge; of photos of somebody who wears
+glasses in another one. 0.65 and 0.22 is the least of 17 photos with glasses, 0.43 and 0.11 the most of bare faces, 0.54
+and 0.26 of one whose brows meet."""
 PROFILE = 0.004
 """How far across a line its width is measured, metres."""
 WIDTH, BRIGHT_WIDTH = (0.0006, 0.006), 0.002
@@ -150,25 +151,40 @@ class Stroke:
 @dataclass(frozen=True)
 class Frame:
     """Glasses: lines of rims and bridge, and of the right and the left end piece; the lenses' outlines, (N, 2), and
-    what of the light they take, in [0, 1]; metres beside the middle where the arms begin."""
+    what of the light they take, in [0, 1]; metres beside the middle where the arms begin; whether they are sure."""
 
     strokes: list[Stroke]
     ends: list[Stroke]
     lenses: list[np.ndarray]
     tint: float
     hinge: float
+    sure: bool
 
 
 @torch.no_grad()
-def glasses(scene: Assembled, photos: Sequence[np.ndarray]) -> Shell | None:
-    """The glasses of a head as a ribbon of quads from ear to ear, or None for bare eyes. Deterministic.
+def glasses(scene: Assembled, photos: Sequence[np.ndarray]) -> tuple[Shell | None, tuple[bool, ...]]:
+    """The glasses of a head as a ribbon of quads from ear to ear, None for bare eyes, and which photos show them.
+
+    They are those of the most frontal photo that surely shows some: other photos would blur them, for how far the plane
+    is from the glasses nobody knows. A face that is turned too far to tell wears what the most frontal one wears.
+    Deterministic.
 
     photos: (H, W, 3) uint8, one per view of the scene.
     """
-    plane = plane_of(scene)
-    sight = sight_of(scene, photos, plane)
-    frame = None if sight is None else frame_of(sight, plane)
-    return None if frame is None else ribbon(scene, plane, frame)
+    plane, ahead = plane_of(scene), [facing(scene, i) for i in range(len(photos))]
+    order = sorted(range(len(photos)), key=lambda i: -ahead[i])
+    frames: dict[int, Frame | None] = {}
+    for i in order:
+        least = FACING if i == order[0] else LOOKED_AT
+        sight = sight_of(scene, i, photos[i], plane) if ahead[i] >= least else None
+        if sight is not None:
+            frames[i] = frame_of(sight, plane)
+    clearest = next((frame for frame in frames.values() if frame is not None and frame.sure), None)
+    if clearest is None:
+        return None, (False,) * len(photos)
+    frontal = frames.get(order[0]) is not None
+    return ribbon(scene, plane, clearest), tuple(frames[i] is not None if i in frames else frontal
+                                                 for i in range(len(photos)))
 
 
 # --------------------------------------------------------------------------------------------------------- the evidence
@@ -182,7 +198,7 @@ def hidden_by(worn: Shell, scene: Assembled, view: int, pixel: torch.Tensor) -> 
     window = camera.crop(float(low[0]), float(low[1]), HIDING_SIDE / side, (HIDING_SIDE, HIDING_SIDE))
     white = torch.cat([torch.ones_like(worn.texture[:, :3]), worn.texture[:, 3:]], 1)
     black = replace(scene, texture=torch.zeros_like(scene.texture), palette=torch.zeros_like(scene.palette), hair=None,
-                    hair_shell=None, glasses=replace(worn, texture=white))
+                    hair_shell=None, glasses=replace(worn, texture=white), wearing=None)
     cover = picture(black, view, window).albedo[..., :1].permute(0, 3, 1, 2)
     cover = torch.nn.functional.max_pool2d(cover, HIDDEN_WIDTH, 1, HIDDEN_WIDTH // 2)
     at = (pixel - low) * (2 / side) - 1
@@ -225,19 +241,13 @@ def facing(scene: Assembled, view: int) -> float:
     return float(away[2] / np.linalg.norm(away))
 
 
-def sight_of(scene: Assembled, photos: Sequence[np.ndarray], plane: Plane) -> Sight | None:
-    """What the most frontal photo shows on the plane; None if it does not show the face from the front.
-
-    The others would blur it: how far the plane is from the glasses nobody knows.
-    """
-    number = int(np.argmax([facing(scene, i) for i in range(len(photos))]))
-    if facing(scene, number) < FACING:
-        return None
+def sight_of(scene: Assembled, view: int, photo: np.ndarray, plane: Plane) -> Sight | None:
+    """What a view's photo (H, W, 3) uint8 shows on the plane; None if it shows no skin there."""
     across, up = grid()
-    photo, places = photos[number], plane.points(across, up)
+    places = plane.points(across, up)
     flat = _tensor(places.reshape(1, -1, 3), scene)
-    pixel = _host(scene.cameras[number].project(flat)).reshape(*places.shape[:2], 2)
-    drawn, skin = _fitted(scene, number, pixel)
+    pixel = _host(scene.cameras[view].project(flat)).reshape(*places.shape[:2], 2)
+    drawn, skin = _fitted(scene, view, pixel)
     seen = skin & ((pixel > 1) & (pixel < np.array(photo.shape[1::-1]) - 1)).all(-1)
     if not seen.any():
         return None
@@ -252,7 +262,7 @@ def sight_of(scene: Assembled, photos: Sequence[np.ndarray], plane: Plane) -> Si
     bright = rest - ndimage.grey_opening(rest, (width, width))
     inner = ndimage.binary_erosion(seen, iterations=round(RIM / TEXEL))
     strength = np.minimum(np.maximum(dark, BRIGHT * bright), CLEAR) * inner
-    colour = log_albedo(scene, number, photo, pixel, places, plane.normals(across, up), density)
+    colour = log_albedo(scene, view, photo, pixel, places, plane.normals(across, up), density)
     return Sight(raw, rest, strength, inner, colour, BLURRED * TEXEL / density)
 
 
@@ -273,7 +283,7 @@ def _fitted(scene: Assembled, view: int, pixel: np.ndarray) -> tuple[np.ndarray,
 
 # ------------------------------------------------------------------------------------------------------------ the frame
 def frame_of(sight: Sight, plane: Plane) -> Frame | None:
-    """Rims, bridge and end pieces, or None where there are none."""
+    """Rims, bridge and end pieces, or None where nobody wears any."""
     shift = middle(sight.strength)
     mirrored = np.roll(sight.strength[:, ::-1], round(2 * shift / TEXEL), 1)
     both = 0.25 * (sight.strength + mirrored) + 0.5 * np.sqrt(sight.strength * mirrored)
@@ -284,21 +294,21 @@ def frame_of(sight: Sight, plane: Plane) -> Frame | None:
     if len(between) < 3:
         return None
     bridge = across_path(clear, between, BRIDGE)
-    if not are_glasses(both, lenses, bridge):
+    if not are_glasses(both, lenses, bridge, LIKELY):
         return None
     strokes = [measured(sight, rim, closed=True) for rim in lenses] + [measured(sight, bridge)]
     if strokes[-1].opacity.mean() < 0.5:  # noise
         return None
     hinge = END + max(left[:, 0].max(), -right[:, 0].min())
     ends = [end_piece(sight, clear, side, rim, hinge, strokes) for side, rim in zip((-1, 1), lenses, strict=True)]
-    return Frame(strokes, ends, lenses, tint_of(sight, lenses), hinge)
+    return Frame(strokes, ends, lenses, tint_of(sight, lenses), hinge, are_glasses(both, lenses, bridge, SURE))
 
 
-def are_glasses(both: Map, lenses: Sequence[np.ndarray], bridge: np.ndarray) -> bool:
+def are_glasses(both: Map, lenses: Sequence[np.ndarray], bridge: np.ndarray, least: tuple[float, float]) -> bool:
     """Whether the line across the nose and those around the eyes are strong: a bare face has none across the nose,
     unless its brows meet, and these have no rims below them."""
     line, *around = (_at(both, places[:, 0], places[:, 1]) for places in (bridge, *lenses))
-    return bool(line.mean() + np.mean(around) > SURE and np.quantile(line, 0.2) > WEAKEST)
+    return bool(line.mean() + np.mean(around) > least[0] and np.quantile(line, 0.2) > least[1])
 
 
 def rims(strength: Map, both: Map, shift: float, pupils: float) -> list[np.ndarray]:

@@ -68,13 +68,14 @@ def refine(scene: Assembled, photos: list[np.ndarray], size: int, seed: int, wit
     mattes = [hair_matte(scene, i, photo) for i, photo in enumerate(photos)]
     hair = [seen_hair(_unwrap(scene, i, photo, WORK_SIZE, HAIR_FACING, HAIR_RIM), mattes[i], regions, is_grey(photo))
             for i, photo in enumerate(photos)]
-    worn = glasses(scene, photos)
-    found = [_detail_of_photo(scene, i, photo, size, hair[i].over, worn) for i, photo in enumerate(photos)]
+    worn, wearing = glasses(scene, photos)
+    found = [_detail_of_photo(scene, i, photo, size, hair[i].over, worn if wearing[i] else None)
+             for i, photo in enumerate(photos)]
     bands = _merge([both for both, _ in found])
     work = bands.bands[0].shape[-1]
     seen = resized(bands.weights[0], work)
     change = _limited(bands, work, regions)
-    density = torch.cat([d * (work / size) for _, d in found]).amax(0, keepdim=True)
+    density = torch.cat([resized(d * (d.shape[-1] / size), work) for _, d in found]).amax(0, keepdim=True)
     mm = texel_mm(person, size)
     missing = [1 - resized(seen, WORK_SIZE) * _smoothstep(resized(density, WORK_SIZE) * 3 * 2**k, *RESOLVED)
                for k in range(len(octaves(size, mm)))]
@@ -87,7 +88,7 @@ def refine(scene: Assembled, photos: list[np.ndarray], size: int, seed: int, wit
     shell = hair_shell(scene, mattes, photos, skin_colour(hair, regions)) if layer is not None else None
     return replace(scene, texture=_eight_bits(linear_to_srgb(albedo)), normal=_eight_bits(normal_map(relief, mm)),
                    roughness=_eight_bits(roughness_map(large, relief)), hair=layer, hair_shell=shell,
-                   glasses=worn if with_glasses else None)
+                   glasses=worn if with_glasses else None, wearing=wearing)
 
 
 def region_maps(person: Person, size: int) -> dict[str, Tensor]:
@@ -137,7 +138,7 @@ def _detail_of_photo(scene: Assembled, view: int, photo: np.ndarray, size: int, 
                      worn: Shell | None) -> tuple[Bands, Tensor]:
     """Bands of one photo against the generator's map, completed by symmetry, and its density (1, 1, R, R).
 
-    over: (1, 1, S, S) where hair or a collar lies over the skin; worn: the glasses.
+    over: (1, 1, S, S) where hair or a collar lies over the skin; worn: the glasses, where it shows them.
     """
     side = WORK_SIZE
     unwrapped = _unwrap(scene, view, photo, side)

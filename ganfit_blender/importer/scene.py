@@ -165,7 +165,7 @@ def match_photo(context: bpy.types.Context, collection: bpy.types.Collection, vi
     for thing in shown:
         if thing.type == "LIGHT" and VIEW in thing:
             thing.hide_render = thing.hide_viewport = thing[VIEW] != view
-    _photo_look(collection, True)
+    _photo_look(collection, view)
     head = head_of(collection)
     if head is not None:
         set_view_expression(head, view)
@@ -188,7 +188,7 @@ def release_photo(context: bpy.types.Context) -> None:
             if thing.name in context.view_layer.objects:
                 thing.hide_set(was_hidden)
     if named.get("person") is not None:
-        _photo_look(named["person"], False)
+        _photo_look(named["person"], None)
 
 
 def keep_blocks(scene: bpy.types.Scene, key: str, many: Sequence[bpy.types.ID], **named: bpy.types.ID | None) -> None:
@@ -276,20 +276,28 @@ def set_value(scene: bpy.types.Scene, path: str, value: Any) -> None:
         setattr(getattr(scene, owner), name, value)
 
 
-def _photo_look(collection: bpy.types.Collection, on: bool) -> None:
+def _photo_look(collection: bpy.types.Collection, view: int | None) -> None:
+    """Gives all of a person the look of a photo, or with None the artist's own back."""
+    on, head = view is not None, head_of(collection)
     strands = [thing for thing in collection.all_objects if HAIR in thing]
     if not strands:  # they may have been deleted without Remove Hair
         shell.give_way(collection, False)
-    _lay_photo_hair(head_of(collection), strands, on)
+    _lay_photo_hair(head, strands, on)
     for thing in list(collection.all_objects):  # hiding one rebuilds Blender's own list
         if HAIR in thing:
             _hide_hair(thing, on)
             continue
         if shell.is_shell(thing):
-            shell.set_photo_look(thing, on)
+            shell.set_photo_look(thing, on, shell.GLASSES.mark not in thing or _shows_glasses(head, view))
         for slot in thing.material_slots:
             if slot.material is not None:
                 material.set_photo_look(slot.material, on)
+
+
+def _shows_glasses(head: bpy.types.Object | None, view: int | None) -> bool:
+    """Whether a photo shows the glasses; results of earlier versions do not say."""
+    views = result_of(head).get("views", []) if head is not None else []
+    return view is None or view >= len(views) or bool(views[view].get("glasses", True))
 
 
 def _lay_photo_hair(head: bpy.types.Object | None, strands: list[bpy.types.Object], on: bool) -> None:

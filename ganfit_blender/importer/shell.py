@@ -19,6 +19,7 @@ from .shape_keys import BASIS, IDENTITY_RANGE, identity_motions
 
 REPLACED = "ganfit_replaced"  # on hair while it is hidden because strands stand in its place
 BEFORE = "ganfit_shell_before"  # on a shell in Match Photo: whether it was hidden, and which rays have met it
+ABSENT = "ganfit_shell_absent"  # on glasses while Match Photo hides them, because its photo shows none
 ASIDE = "ganfit_shell_aside"  # on it while a sculpt hides it in the viewport alone
 PHOTO_RAYS = ("visible_shadow", "visible_diffuse")  # in Match Photo none of them meet it: the fit's has no shadow
 NEAR = 6  # vertices of the skin that a vertex takes its motion from
@@ -91,7 +92,7 @@ def show(thing: bpy.types.Object, on: bool) -> None:
 def toggle(thing: bpy.types.Object) -> None:
     """Shows or hides it for good, whether strands stand in its place or a sculpt has set it aside or not."""
     seen = is_seen(thing)
-    for key in (REPLACED, ASIDE):
+    for key in (REPLACED, ASIDE, ABSENT):
         thing.pop(key, None)
     show(thing, not seen)
 
@@ -124,8 +125,14 @@ def is_lent(thing: bpy.types.Object) -> bool:
     return REPLACED in thing and BEFORE in thing and bool(thing[BEFORE][0])
 
 
-def set_photo_look(thing: bpy.types.Object, on: bool) -> None:
-    """Takes its shadow off, and shows it where strands stand in its place; or puts that back."""
+def is_absent(thing: bpy.types.Object) -> bool:
+    """Whether it is hidden only for Match Photo, because that photo shows none."""
+    return ABSENT in thing
+
+
+def set_photo_look(thing: bpy.types.Object, on: bool, in_photo: bool = True) -> None:
+    """Takes its shadow off, shows it where strands stand in its place, and hides it unless it is `in_photo`; or puts
+    that back."""
     if on == (BEFORE in thing):
         return
     if on:
@@ -139,6 +146,11 @@ def set_photo_look(thing: bpy.types.Object, on: bool) -> None:
         del thing[BEFORE]
         if REPLACED in thing and hidden:
             show(thing, False)
+        if thing.pop(ABSENT, False):
+            show(thing, True)
+    elif not in_photo and is_shown(thing):
+        thing[ABSENT] = True
+        show(thing, False)
 
 
 def build(kind: Kind, bundle: ResultBundle, skin: Part, collection: bpy.types.Collection,

@@ -2,8 +2,8 @@
 """Imports a head with glasses, changes head and glasses in all ways, exports both; writes what came of it.
 
 The argument is JSON: zip, egg (a small head with hair and glasses), real (a real one with glasses), both (that one with
-hair, too), without (folders of bundles whose head gets none), broken (folders of damaged bundles), mixed (colours and
-covers), out (folder) and samples.
+hair, too), bare and old (whose second photo shows none, and of whose photos nobody knows), without (folders of bundles
+whose head gets none), broken (folders of damaged bundles), mixed (colours and covers), out (folder) and samples.
 """
 
 from __future__ import annotations
@@ -104,6 +104,26 @@ def matched(job: dict) -> None:
     person(job["real"])
     bpy.ops.ganfit.match_photo()
     render(Path(job["out"]) / "match.png", job["samples"], subsurface=False)
+
+
+def absent(job: dict) -> None:
+    """The second of two photos shows none: Match Photo, its button meanwhile, a file, a sculpt."""
+    match, toggle = bpy.ops.ganfit.match_photo, bpy.ops.ganfit.photo_glasses
+    other = lambda: match(view=1)  # noqa: E731
+    report["absent"] = {}
+    for name, steps in {"other": (match, match, other, match), "first": (other, match, match, match),
+                        "shown there": (other, toggle, match), "twice": (other, toggle, toggle, match),
+                        "hidden": (toggle, other, match, toggle)}.items():
+        person(job["bare"])
+        report["absent"][name] = taken(steps, lambda: seen(glasses()))
+    person(job["bare"])
+    other()
+    path = Path(job["out"]) / "absent.glb"
+    with quiet_stdout():
+        bpy.ops.ganfit.export(filepath=str(path), kind="GLB", level=0)
+    report["absent"]["file"] = "Glasses" in read(path, None)["names"]
+    person(job["old"])
+    report["absent"]["old"] = taken((other, match), lambda: seen(glasses()))
 
 
 def buttons(job: dict) -> None:
@@ -214,7 +234,7 @@ def awkward(job: dict) -> None:
 def main(job: dict) -> None:
     """All of it."""
     install(job["zip"])
-    for part in (mixed, imported, matched, buttons, follows, exported, awkward):
+    for part in (mixed, imported, matched, absent, buttons, follows, exported, awkward):
         part(job)
     answer(Path(job["out"]) / "glasses.json", **report)
 
