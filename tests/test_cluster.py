@@ -81,7 +81,8 @@ def test_an_address_where_nobody_listens(tmp_path: Path) -> None:
 
 
 class Watch(threading.Thread):
-    """Sees every result that ever stood in a folder: name -> the files of `result.json` by their inode."""
+    """Sees every result that ever stood in a folder: name -> the files of `result.json` by their inode. What is still
+    being written, in a folder whose name begins with a dot, is none."""
 
     def __init__(self, out: Path) -> None:
         super().__init__(daemon=True)
@@ -89,7 +90,7 @@ class Watch(threading.Thread):
 
     def run(self) -> None:
         while not self.ended.wait(0.05):
-            for file in self.out.glob("*/result.json"):
+            for file in self.out.glob("[!.]*/result.json"):
                 try:
                     self.seen.setdefault(file.parent.name, set()).add((file.stat().st_ino, file.stat().st_mtime_ns))
                 except FileNotFoundError:
