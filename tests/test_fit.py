@@ -231,6 +231,22 @@ def test_skin_without_colour_keeps_its_hue(models: Models, astronaut: Path) -> N
     assert "tint" not in reconstruct([astronaut], QUICK, models=models).result["losses"]
 
 
+def test_white_balance_of_a_photo_is_hardly_the_skins(models: Models, astronaut: Path) -> None:
+    """The same photo as under a lamp: more red, less blue. Less than half of that gets into the albedo."""
+    picture = torch.from_numpy(np.array(Image.open(astronaut).convert("RGB"))).float() / 255
+    lamp = torch.tensor([1.1, 1.0, 0.85])
+    hues = []
+    for light in (torch.ones(3), lamp):
+        stream = io.BytesIO()
+        photo = (linear_to_srgb(srgb_to_linear(picture) * light).clamp(0, 1) * 255).round().byte().numpy()
+        Image.fromarray(photo).save(stream, "PNG")
+        options = replace(QUICK, iterations=25, refine=False)
+        skin = reconstruct([stream.getvalue()], options, models=models).image("generator.png")
+        small = Image.fromarray(skin).reduce(16).crop((6, 6, 26, 26))
+        hues.append(log_colour(torch.from_numpy(np.array(small)).float() / 255)[..., :2].mean((0, 1)))
+    assert ((hues[1] - hues[0]).abs() < 0.5 * lamp[[0, 2]].log().abs()).all(), hues
+
+
 def test_two_faces_take_the_largest_and_say_so(models: Models, astronaut: Path) -> None:
     """Side by side, one smaller: the larger is fitted with a warning; `face` chooses the other; a third is refused."""
     face = Image.open(astronaut).convert("RGB").crop((100, 0, 350, 250))

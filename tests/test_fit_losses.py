@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from backend.fit import losses
+from backend.fit.skin import log_luma, ratios
 from backend.render.color import linear_to_srgb
 
 
@@ -79,14 +80,43 @@ def test_tint_is_the_same_at_any_brightness() -> None:
 
 
 def test_light_prior_prefers_grey_light_of_the_usual_brightness() -> None:
-    """Zero for a constant grey radiance whose irradiance is 0.7 pi: c00 = 0.7 * sqrt(4 pi); one for e^0.5 times it."""
+    """Zero for a constant grey radiance whose irradiance is 0.7 pi: c00 = 0.7 * sqrt(4 pi); one for a spread more."""
     sh = torch.zeros(1, 9, 3)
     sh[:, 0] = 0.7 * math.sqrt(4 * math.pi)
     assert losses.light_prior(sh, torch.zeros(1, 3)).item() == pytest.approx(0, abs=1e-9)
-    assert losses.light_prior(sh * math.exp(0.5), torch.zeros(1, 3)).item() == pytest.approx(1, rel=1e-4)
+    assert losses.light_prior(sh * math.exp(0.35), torch.zeros(1, 3)).item() == pytest.approx(1, rel=1e-4)
     tinted = sh.clone()
     tinted[:, 0, 0] *= math.exp(0.1)
     assert losses.light_prior(tinted, torch.zeros(1, 3)).item() > 0.2
+
+
+def test_skin_and_light_share_what_is_unusual_in_a_photo() -> None:
+    """Of the colour that both together show each takes the share of its variance: the product of two Gaussians."""
+    seen = torch.tensor([0.30, 0.22, 0.20], dtype=torch.float64).log()  # a dim, bluish picture of the cheeks
+    albedo = seen.clone()[None].requires_grad_()
+    usual = torch.tensor([0.74, -0.48], dtype=torch.float64)
+    descent = torch.optim.SGD([albedo], lr=1e-3)
+    for _ in range(4000):
+        sh = torch.zeros(1, 9, 3, dtype=torch.float64)
+        sh[:, 0] = (seen - albedo).exp() * math.sqrt(4 * math.pi)
+        descent.zero_grad()
+        light = losses.light_prior(sh, torch.zeros(1, 3, dtype=torch.float64))
+        (losses.tone_prior(albedo, usual[None]) + light).backward()
+        descent.step()
+    skin = albedo.detach()[0]
+    shown = float(log_luma(seen)) - math.log(0.7)
+    assert float(log_luma(skin)) == pytest.approx(-1.3 + 16 / 17 * (shown + 1.3), abs=1e-4)
+    assert (ratios(skin) - usual).tolist() == pytest.approx(
+        (0.08**2 / (0.08**2 + 0.14**2) * (ratios(seen) - usual)).tolist(), abs=1e-4)
+
+
+def test_mean_colour_of_a_map_is_weighted_in_linear_light() -> None:
+    """Half of the weight on a bright, half on a dark square: the mean of their linear values."""
+    linear = torch.zeros(1, 3, 64, 64)
+    linear[..., :32], linear[..., 32:] = 0.6, 0.2
+    weight = torch.zeros(4, 4)
+    weight[1, 0] = weight[2, 3] = 0.5
+    torch.testing.assert_close(losses.mean_colour(linear_to_srgb(linear), weight).exp(), torch.full((1, 3), 0.4))
 
 
 def test_distance_prior_in_sigmas() -> None:

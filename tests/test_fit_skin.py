@@ -5,9 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from backend.fit.appearance import usual_skin
-from backend.fit.losses import LUMA
-from backend.fit.skin import MIN_PIXELS, skin_likelihood
+from backend.fit.skin import MIN_PIXELS, log_luma, of_ratios, skin_likelihood, usual_ratios
 from backend.render.color import linear_to_srgb, srgb_to_linear
 
 SIZE = 64
@@ -56,7 +54,7 @@ def test_too_few_cheek_pixels_exclude_nothing() -> None:
 def test_usual_skin_is_that_of_the_colour_checker(patch: tuple[int, int, int]) -> None:
     """ColorChecker's dark and light skin, sRGB: skin of their brightness has their hue."""
     linear = srgb_to_linear(torch.tensor(patch) / 255).log()
-    luma = (linear * torch.tensor(LUMA)).sum()
-    usual = usual_skin(luma)
-    assert float((usual * torch.tensor(LUMA)).sum()) == pytest.approx(float(luma), abs=1e-5)
+    luma = log_luma(linear)
+    usual = of_ratios(luma, usual_ratios(luma))
+    assert float(log_luma(usual)) == pytest.approx(float(luma), abs=1e-5)
     assert float((usual - linear).abs().max()) < 0.3

@@ -20,7 +20,7 @@ from backend.photo import load_photo
 from backend.pipeline import Models, align_views, choose_device
 
 TERMS = ("identity", "identity_random", "content", "pixel", "landmark", "landmark_mesh", "shape", "expression",
-         "expression_sum", "latent", "light", "palette", "camera")
+         "expression_sum", "latent", "light", "tone", "palette", "camera")
 MEASURED = ("identity", "identity_random", "content", "pixel", "landmark", "landmark_mesh")
 
 

@@ -12,10 +12,20 @@ from torch import Tensor
 
 from backend.constants import constant
 from backend.fit import losses
-from backend.fit.losses import LUMA, as_grey
+from backend.fit.losses import as_grey
 from backend.fit.parameters import FitParameters
-from backend.fit.skin import MIN_PIXELS, skin_likelihood
-from backend.render.color import linear_to_srgb, srgb_to_linear
+from backend.fit.skin import (
+    HUE_SPREAD,
+    MIN_PIXELS,
+    TONE_SPREAD,
+    USUAL_TONE,
+    log_luma,
+    of_ratios,
+    ratios,
+    skin_likelihood,
+    usual_ratios,
+)
+from backend.render.color import LUMA, linear_to_srgb, srgb_to_linear
 from backend.render.lights import COSINE_LOBE, sh_basis
 from backend.render.render import RenderOutput
 
@@ -27,15 +37,15 @@ class Start:
     """The head as it is before the first step, seen in the photos: what the photos' colours say at once.
 
     Light and albedo explain a photo's brightness together; how much of it each gets is decided here by the spread of
-    both among people and photographs, and held by `losses.light_prior`.
+    both among people and photographs, and held by `losses.light_prior` and
+    `losses.tone_prior`.
     """
 
     CHEEK_SHADING = 0.8
     """Usual shading of the cheeks (irradiance / pi) of a well exposed portrait."""
-    TONE_SHARE = 0.8
-    """Share of an unusual brightness that is the skin's: log albedo spreads by 0.7 over people, exposure by 0.35."""
-    TINT_SHARE = 0.5
-    """Share of an unusual tint that is the skin's."""
+    TONE_SHARE = TONE_SPREAD**2 / (TONE_SPREAD**2 + losses.EXPOSURE_SPREAD**2)
+    HUE_SHARE = HUE_SPREAD**2 / (HUE_SPREAD**2 + losses.BALANCE_SPREAD**2)
+    """Shares of an unusual brightness and of an unusual hue that are the skin's, see `losses.tone_prior`."""
 
     def __init__(self, energy: Energy, params: FitParameters):
         self.energy, self.params = energy, params
@@ -58,11 +68,13 @@ class Start:
             return self.params.latent
         albedo, photo = (srgb_to_linear(x[seen]).clamp(min=0.004).log().median(0).values
                          for x in (self.out.albedo, energy.photo))
-        step = photo - albedo - math.log(self.CHEEK_SHADING)
-        tone = (step * constant(LUMA, step)).sum()
-        change = self.TONE_SHARE * tone + self.TINT_SHARE * (step - tone)
-        if bool(energy.grey.any()):  # no tint is seen: it is the usual one for skin of this tone
-            change = usual_skin((albedo * constant(LUMA, step)).sum() + self.TONE_SHARE * tone) - albedo
+        shown = photo - math.log(self.CHEEK_SHADING)
+        seen_luma = log_luma(shown)
+        luma = USUAL_TONE + self.TONE_SHARE * (seen_luma - USUAL_TONE)
+        hue = usual_ratios(luma)
+        if not bool(energy.grey.any()):
+            hue = hue + self.HUE_SHARE * (ratios(shown) - usual_ratios(seen_luma))
+        change = of_ratios(luma, hue) - albedo
         mean = srgb_to_linear(generator(self.params.latent, generator.spec.base_resolution))
         target = mean * torch.exp(change)[None, :, None, None]
         return generator.solve_latent(linear_to_srgb(target.clamp(0, 1)))
@@ -124,19 +136,6 @@ class Start:
         return float(losses.pixel_distance(energy.photo, as_grey(self.out.rgb, energy.grey), mask, robust=False))
 
 
-RED_OVER_GREEN, BLUE_OVER_GREEN = (0.44, -0.25), (-0.37, 0.09)
-"""Logarithms of the usual ratios at luma 1, and their slopes over the logarithm of luma: lines through the cheeks'
-linear albedo of the generator's training people (440 of log luma -2.2 to -0.3), in dark skin half way to ColorChecker's
-patch, which is less red than theirs."""
-
-
-def usual_skin(luma: Tensor) -> Tensor:
-    """Logarithm of the linear albedo (3,) of the usual skin whose logarithms have the weighted mean `luma`."""
-    red, blue = (at + slope * luma for at, slope in (RED_OVER_GREEN, BLUE_OVER_GREEN))
-    green = luma - LUMA[0] * red - LUMA[2] * blue
-    return torch.stack((green + red, green, green + blue))
-
-
 MIN_SURFACE_PIXELS = 20
 """Fewer pixels than this show lashes and highlights rather than an iris, and no tooth."""
 
@@ -166,3 +165,10 @@ def initial_appearance(energy: Energy, params: FitParameters) -> FitParameters:
     params = replace(params, sh=Start(energy, params).light())
     target.usual_palette = Start(energy, params).palette(params.palette)
     return replace(params, palette=target.usual_palette)
+
+
+@torch.no_grad()
+def usual_hue(energy: Energy, params: FitParameters) -> Tensor:
+    """(P, 2) ratios that people's cheeks have where they are as bright as these, see `losses.tone_prior`."""
+    texture = energy.person.generator(params.latent, energy.stage.texture_size)
+    return usual_ratios(log_luma(losses.mean_colour(texture, energy.person.cheek_map)))

@@ -37,8 +37,10 @@ class LossWeights:
     latent: float = 0.15
     """Mean square of the texture latent (its prior is a standard normal)."""
     light: float = 0.05
-    """`Reg(p_l)`: light is grey and as bright as a photographer would set it; this fixes the gauge in
-    `albedo x light`, see `losses.light_prior`."""
+    """`Reg(p_l)`: light is grey and as bright as a photographer would set it."""
+    tone: float = 0.05
+    """Skin has the brightness and hue of people's skin. With `light` it fixes the gauge in `albedo x light`: at equal
+    weights each gets its share of what is unusual, see `losses.tone_prior`."""
     radiance: float = 10.0
     """Penalty on negative radiance of the spherical harmonics."""
     palette: float = 1.0

@@ -16,6 +16,7 @@ from backend.fit.losses import as_grey
 from backend.fit.parameters import DISTANCE_PRIOR, CropFrames, FitParameters
 from backend.fit.person import SHADED, Person
 from backend.fit.pins import PinTargets
+from backend.fit.skin import USUAL_TONE, usual_ratios
 from backend.fit.views import View, expression_stiffness
 from backend.networks.crop import Sampling, differentiable_crop
 from backend.networks.facemesh import FaceMesh, points5
@@ -31,8 +32,9 @@ class Target:
     mesh_transform and chip_transform (V, 2, 3) the networks' crops out of the picture, photo_points (V, N, 2 or 3) and
     photo_embedding, photo_layers what the networks see in the photo, net_unit (V,) interocular distance in the landmark
     network's own pixels. photo (V, S, S, 3), inside, skin (V, S, S, 1): the crops, where they lie in the photo, where
-    they show skin. grey (V,) bool. stiffness (V, 52), see `expression_stiffness`. usual_palette (P, N, 3);
-    usual_tint (P, T, T, 2), which counts where has_tint (P,) is 1. landmark_mean (P, 470, 3): the neutral mean head's.
+    they show skin. grey (V,) bool. stiffness (V, 52), see `expression_stiffness`. usual_palette (P, N, 3); usual_hue
+    (P, 2), see `losses.tone_prior`; usual_tint (P, T, T, 2), which counts where has_tint (P,) is 1.
+    landmark_mean (P, 470, 3): the neutral mean head's.
     """
 
     frames: CropFrames
@@ -50,6 +52,7 @@ class Target:
     photo_embedding: Tensor
     photo_layers: list[Tensor]
     usual_palette: Tensor
+    usual_hue: Tensor
     usual_tint: Tensor
     has_tint: Tensor
     landmark_mean: Tensor
@@ -150,6 +153,7 @@ class Energy:
             net_unit=(units / torch.linalg.norm(mesh_to_photo[:, :, 0], dim=1)).to(device),
             photo_embedding=embedding, photo_layers=layers,
             usual_palette=person.default_palette()[None].to(device),
+            usual_hue=usual_ratios(torch.full((1,), USUAL_TONE, device=device)),
             usual_tint=torch.zeros(1, losses.TINT_SIZE, losses.TINT_SIZE, 2, device=device),
             has_tint=torch.zeros(1, device=device), landmark_mean=person.landmark_model(offsets).mean[None].to(device))
         return Energy(person, [views], identity, mesh, stage, target, pins or {})
@@ -218,6 +222,8 @@ class Energy:
             terms["tint"] = target.has_tint * losses.gaussian_prior(losses.tint(texture) - target.usual_tint)
         if self.pins:
             terms["pins"] = self.pin_distance(params)
+        if weights.tone:
+            terms["tone"] = losses.tone_prior(losses.mean_colour(texture, person.cheek_map), target.usual_hue)
         self.identity_terms(params, pictures, texture, conditions, terms, clock)
         terms.update(self.priors(params))
         return terms, rgb

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from backend.errors import GanfitError
-from backend.fit.appearance import Start, initial_appearance
+from backend.fit.appearance import Start, initial_appearance, usual_hue
 from backend.fit.config import FitConfig, StageConfig
 from backend.fit.descent import Descent
 from backend.fit.energy import Energy
@@ -102,10 +102,12 @@ def start_stage(person: Person, job: FitJob, identity: torch.nn.Module, mesh: Fa
         solved = initial_appearance(energy, params)
         if not job.lit or Start(energy, solved).error() < Start(energy, params).error():
             job.params = solved.apart([len(job.views)])[0]
+        energy.target.usual_hue = usual_hue(energy, FitParameters.together([job.params]))
         return energy
     start = Start(energy, params)
     target = replace(energy.target, skin=start.skin(), usual_palette=start.palette(before.target.usual_palette),
-                     usual_tint=before.target.usual_tint, has_tint=before.target.has_tint)
+                     usual_hue=usual_hue(energy, params), usual_tint=before.target.usual_tint,
+                     has_tint=before.target.has_tint)
     return replace(energy, target=target)
 
 

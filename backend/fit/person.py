@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from backend.constants import constant
 from backend.fit.align import LandmarkModel, landmark_errors
 from backend.fit.parameters import FitParameters
 from backend.head.model import HeadModel
@@ -25,6 +26,8 @@ DEFAULT_PALETTE = {"sclera": (0.76, 0.73, 0.71), "iris": (0.30, 0.22, 0.16), "li
                    "pupil": (0.02, 0.02, 0.02), "teeth": (0.85, 0.82, 0.75), "gums": (0.62, 0.34, 0.33),
                    "tongue": (0.62, 0.33, 0.32), "lashes": (0.06, 0.05, 0.05)}
 """Colours where the optimisation starts, sRGB. The sclera is darker than it is: lids and lashes shade it."""
+TONE_SIZE = 32
+"""Side of the map on which the skin's tone is measured."""
 SHADED = ("sclera", "iris", "limbus", "teeth")
 """What lies in the shade of lids, lashes and lips."""
 
@@ -48,8 +51,18 @@ class Person:
         for name in FEATURES:
             bare = bare * (1 - head.regions[name])
         cheeks = torch.maximum(head.regions["cheek"], head.regions["nose"])
+        self.cheek_map = self._on_map(head.regions["cheek"].to(weight))
         self.masks1 = head.subdivide(torch.stack([weight.to(bare), bare, cheeks], -1)[None].to(head.verts0))[0]
         self.is_skin = head.tri1_part == 0
+
+    def _on_map(self, mask: Tensor) -> Tensor:
+        """(T, T), sum 1: how much of a mask (V0,) falls on every square of the map, counted in vertices of level 1."""
+        head = self.head
+        values = head.subdivide(mask[None, :, None].to(head.verts0))[0, :, 0]
+        column, row = ((head.uv1 * constant((1.0, -1.0), head.uv1) + constant((0.0, 1.0), head.uv1)) * TONE_SIZE
+                       ).clamp(0, TONE_SIZE - 1).long().unbind(-1)
+        squares = values.new_zeros(TONE_SIZE**2).index_add(0, row * TONE_SIZE + column, values)
+        return (squares / squares.sum()).view(TONE_SIZE, TONE_SIZE)
 
     def default_palette(self) -> Tensor:
         """(P, 3) sRGB."""

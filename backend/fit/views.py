@@ -9,14 +9,13 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from backend.errors import GanfitError
-from backend.fit.losses import LUMA
 from backend.fit.parameters import ViewFrame
 from backend.networks.crop import crop_photo
 from backend.networks.detector import FaceDetector
 from backend.networks.facemesh import FaceLandmarks, FaceMesh
 from backend.networks.fan import FanLandmarks
 from backend.photo import Photo
-from backend.render.color import srgb_to_linear
+from backend.render.color import LUMA, srgb_to_linear
 
 LIDS = ((33, 246, 161, 160, 159, 158, 157, 173, 133, 155, 154, 153, 145, 144, 163, 7),
         (263, 466, 388, 387, 386, 385, 384, 398, 362, 382, 381, 380, 374, 373, 390, 249))

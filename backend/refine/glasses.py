@@ -18,9 +18,8 @@ from scipy import ndimage
 from scipy.spatial import cKDTree
 
 from backend.assemble import Assembled, bare_picture, picture
-from backend.refine.skin import LUMA
 from backend.refine.volume import log_albedo
-from backend.render.color import linear_to_srgb, srgb_to_linear
+from backend.render.color import LUMA, linear_to_srgb, srgb_to_linear
 from backend.render.shell import Shell
 from backend.texture.unwrap import sample_photo
 

@@ -11,10 +11,9 @@ from torch import Tensor
 
 from backend.fit.skin import skin_likelihood
 from backend.refine.pyramid import split, up
-from backend.render.color import linear_to_srgb
+from backend.render.color import LUMA, linear_to_srgb
 from backend.texture.unwrap import Unwrapped
 
-LUMA = (0.2126, 0.7152, 0.0722)
 SURE, MAYBE = 0.5, 0.25
 """Strength, in logarithms of albedo, from which a texel is surely a thing in front of the skin, and from which it is
 one when it lies beside one that surely is."""

@@ -21,8 +21,7 @@ from backend.fit.views import is_grey
 from backend.glb import inner_skin
 from backend.refine.matte import HAIR, Matte
 from backend.refine.pyramid import filled
-from backend.refine.skin import LUMA
-from backend.render.color import linear_to_srgb, srgb_to_linear
+from backend.render.color import LUMA, linear_to_srgb, srgb_to_linear
 from backend.render.shell import Shell
 from backend.texture.unwrap import sample_photo
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 
 import torch
 
+LUMA = (0.2126, 0.7152, 0.0722)
+"""Rec.709 weights of linear red, green and blue."""
+
 
 def srgb_to_linear(encoded: torch.Tensor) -> torch.Tensor:
     """Decode sRGB values to linear light; any shape, 0..1 (the curve goes on above 1; below 0 it is linear)."""
