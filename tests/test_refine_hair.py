@@ -117,6 +117,13 @@ def on_backdrop(sitter: Sitter, colour: str,  # noqa: F811
     return np.where(hair[..., None], out * strands, out).clip(0, 255).round().astype(np.uint8), hair
 
 
+def hair_in_photo(sitter: Sitter, photo: np.ndarray) -> np.ndarray:  # noqa: F811
+    """(H, W) bool: where the matte of a photo (H, W, 3) says hair."""
+    rows, columns = np.indices(photo.shape[:2])
+    pixels = torch.from_numpy(np.stack([columns + 0.5, rows + 0.5], -1)).float()
+    return hair_matte(sitter.scene, 0, photo).at(pixels)[..., 0].numpy() > 0.5
+
+
 @pytest.mark.parametrize("colour", ["black", "red", "white", "blond"])
 @pytest.mark.parametrize("grey", [False, True])
 def test_the_matte_follows_the_hair_in_the_photo(sitter: Sitter, colour: str, grey: bool) -> None:  # noqa: F811
@@ -124,10 +131,29 @@ def test_the_matte_follows_the_hair_in_the_photo(sitter: Sitter, colour: str, gr
     photo, truth = on_backdrop(sitter, colour, scalp(sitter))
     if grey:
         photo = np.repeat((photo @ np.array([0.299, 0.587, 0.114])).round().astype(np.uint8)[..., None], 3, -1)
-    rows, columns = np.indices(truth.shape)
-    matte = hair_matte(sitter.scene, 0, photo)
-    found = matte.at(torch.from_numpy(np.stack([columns + 0.5, rows + 0.5], -1)).float())[..., 0].numpy() > 0.5
+    found = hair_in_photo(sitter, photo)
     assert (found & truth).sum() / (found | truth).sum() > (0.7 if grey else 0.85)
+
+
+@pytest.mark.parametrize("colour", ["black", "brown"])
+def test_patches_of_the_background_beside_the_head_are_no_hair(sitter: Sitter, colour: str) -> None:  # noqa: F811
+    """Blurred ones, those beside ear and jaw of the hair's own colour, that go on behind the head."""
+    photo = sitter.photo(painted(sitter, scalp(sitter), HAIR[colour]))
+    alpha = picture(sitter.scene, 0, sitter.scene.cameras[0]).alpha[0].numpy()
+    rows, columns = (np.flatnonzero(on) for on in ((alpha[..., 0] > 0.5).any(1), (alpha[..., 0] > 0.5).any(0)))
+    top, height, width = rows[0], len(rows), len(columns)
+    wall = np.broadcast_to(np.array([125.0, 110.0, 95.0]), photo.shape).copy()
+    own = linear_to_srgb(torch.tensor(HAIR[colour]) * 0.8).numpy() * 255
+    for right, low, tint in ((0, 0.55, own), (1, 0.45, own), (0, 0.15, (190, 160, 60)), (1, 0.1, (60, 130, 90))):
+        across = slice(columns[-1] - width // 8, columns[-1] + width // 4) if right else slice(
+            columns[0] - width // 4, columns[0] + width // 8)
+        wall[int(top + low * height):int(top + (low + 0.25) * height), across] = tint
+    wall = ndimage.gaussian_filter(wall, (width / 50, width / 50, 0))
+    photo = (alpha * photo + (1 - alpha) * wall).round().astype(np.uint8)
+    truth = mask_in_photo(sitter, scalp(sitter)).numpy()
+    found = hair_in_photo(sitter, photo)
+    assert (found & truth).sum() > 0.85 * truth.sum()
+    assert (found & (alpha[..., 0] == 0)).sum() < 0.2 * truth.sum()
 
 
 @pytest.mark.parametrize("wall", [(0.01, 0.01, 0.01), (0.8, 0.8, 0.85), (0.25, 0.14, 0.09)])

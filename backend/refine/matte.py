@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy import ndimage
+from scipy import ndimage, sparse
+from scipy.sparse.csgraph import dijkstra
 from scipy.spatial import cKDTree
 from torch import Tensor
 
@@ -40,9 +41,18 @@ SKIN_TAIL, ANY_SHARE = (0.05, 9.0), 0.1
 COMPONENTS = {HAIR: 4, SKIN: 3, OTHER: 6}
 SAMPLES = 1500
 """Pixels that a mixture is learned from."""
-ROWS_BESIDE, FEWEST_BESIDE, EVEN_BESIDE, BESIDE_SHARE = 3.0, 4.0, 2.0, 0.5
-"""Rows over which the background beside the head is averaged; pixels of it that a row needs; their largest deviation,
-in least ones; the share of what is found in the colours that the background can have there."""
+WAY_PX, WAY_BLUR = 2, 1.0
+"""Side of the squares that ways lead over and width of the mean before, pixels."""
+WAY_STEP = (10.0, 0.003)
+"""Length of a step from square to square for each square of the change of colour, and without a change."""
+BORDER, REACHED = 0.5, 0.4
+"""Distance from the outline from which all but little is no hair; the share of the way from the scalp to there, within
+which what is nearer may be hair that hangs far out."""
+NEARBY_APART, NEARBY_FROM = 0.75, 0.05
+"""From which `apart`, and how far from the outline, the background's colours are learned for what is near them."""
+NEARBY_PX, NEARBY_LEAST, NEARBY_SHARE = 8.0, 0.02, 0.5
+"""Width of the mean over the background nearby; the least part of it that has to be known; the share of what is found
+in the colours that the background can have there."""
 SURE_SKIN, SKIN_SHARES = 0.85, (0.5, 0.25)
 """Share of skin from which a pixel of the face counts in the skin's colours; shares of these, over the fit's picture
 and as they are, beside the cheeks'."""
@@ -59,18 +69,24 @@ AROUND = ((0.0, 0.08, 0.25, 0.5), (0.25, 0.4, 0.8, 0.97))
 """The same outwards."""
 BELOW_CHIN, NECK_OTHER = 0.85, 0.35
 """The same beside the neck and, for collars, on it."""
-AROUND_SKIN = 0.05
+EVEN = 0.45
+"""The `apart` that says nothing."""
+APART = ((0.3, EVEN, 0.6, 0.75, 1.0), (-0.5, 0.0, 1.0, 3.0, 6.0))
+"""Log odds of neither that `apart` adds outside the outline."""
+AROUND_SKIN = 0.08
 """Share of skin in what is no other outside the head's outline: cheeks and ears that stick out."""
-FAR, FAR_BELOW = 0.32, (0.06, 0.1)
+FAR, FAR_BELOW = 0.32, (0.1, 0.15)
 """From which distance of the outline all is background and, so far below the chin, clothes."""
-LEARNED_WITHIN = 0.2
-"""Hair is learned no farther from the outline than this."""
+LEARNED_WITHIN, LEARNED_APART = 0.2, 0.6
+"""Hair is learned no farther from the outline than this, and outside it up to this `apart`."""
 SURE_HAIR = (0.45, 0.45)
 """Share of hair by itself and among its neighbours from which a pixel counts in the hair's colours."""
 BLUEST, GREENEST, REDDEST = 0.3, 0.15, 1.5
 """Largest log(blue / red), log(green / red) and log(red / green) of hair: what exceeds them is a hat or a scarf."""
 BLACK = -3.0
 """Log(green) below which every hue passes: it is the camera's."""
+HATS = 0.4
+"""Share of such colours in what hair is learned from, up to which they are reflections of the sky."""
 EDGE_PX = 2
 """Half the width of a strip of such pixels that is an outline of mixed colours and no hair."""
 ROUNDS = 4
@@ -83,8 +99,8 @@ TIE, EDGE_CONTRAST, LEAK = 2.0, 1.5, 0.02
 """Weight between neighbouring pixels of one colour; how fast it falls with their difference; what is left of it."""
 SWEEPS = (10, 40)
 """Steps of conjugate gradients in the first rounds and in the last."""
-STRAY = 0.02
-"""Least part of a patch of hair that has to lie on the scalp."""
+STRAY, ROOT_PX = 0.02, 3
+"""Least part of a patch of hair that has to lie on the scalp, or so few pixels beside it."""
 ISLAND, SURROUNDED = 0.005, 0.9
 """Largest patch of skin within hair that is hair, in the head's area; the share of hair around it."""
 BAR = 5
@@ -142,12 +158,13 @@ class _Scene:
 def hair_matte(scene: Assembled, view: int, photo: np.ndarray) -> Matte:
     """Decides what every pixel around the head of one view shows. photo: (H, W, 3) uint8. Deterministic.
 
-    Hair, background and clothes get mixtures of Gaussians over colour and local contrast, the background beside the
-    head a Gaussian for each row as well; skin one Gaussian, from the cheeks, over what sets the photo apart from the
+    Hair, background and clothes get mixtures of Gaussians over colour and local contrast, the background near the head
+    a Gaussian for each place as well; skin one Gaussian, from the cheeks, over what sets the photo apart from the
     fit's picture of it, which leaves shading out, and mixtures that the face teaches. With a prior from the head's
-    geometry they give the share of each class by itself; neighbours of one colour then pull each other, the less
-    certain more (the quadratic form of Grady's random walker with priors, 2005). The colours of hair and of the face's
-    skin follow from the shares, and the shares from them, ROUNDS times.
+    geometry, and from where edges part the scalp from the background, they give the share of each class by itself;
+    neighbours of one colour then pull each other, the less certain more (the quadratic form of Grady's random walker
+    with priors, 2005). The colours of hair and of the face's skin follow from the shares, and the shares from them,
+    ROUNDS times.
     """
     window = _window(scene, view)
     seen = _look(scene, view, photo, window)
@@ -172,15 +189,19 @@ def _decide(seen: _Scene, colours: np.ndarray, shaded: np.ndarray, skin: np.ndar
     colours (S, S, D), shaded: the same over the fit's picture; skin, anything: (S, S) densities.
     """
     random = np.random.default_rng(0)
-    prior, guide = _prior(seen), _guide(seen)
+    guide = _guide(seen)
     outside, below = ndimage.distance_transform_edt(~seen.head) / seen.unit, seen.below()
     deep = np.arange(SIDE)[:, None] > np.flatnonzero(below.any(1))[:1].sum() + FAR_BELOW[1] * seen.unit
-    seeds = seen.valid & ~below & (outside > FAR), seen.valid & below & (outside > FAR_BELOW[0]) & deep
-    background, clothes = (_learned(colours[where], COMPONENTS[OTHER], random) for where in seeds)
-    behind = np.maximum(_mixture(colours, background, anything), BESIDE_SHARE * _beside(seen, colours, seeds[0]))
+    behind_head = seen.valid & ~below
+    far, far_below = behind_head & (outside > FAR), seen.valid & below & (outside > FAR_BELOW[0]) & deep
+    apart, reached = _apart(seen, far | far_below, outside)
+    prior = _prior(seen, apart)
+    background, clothes = (_learned(colours[seeds & reached], COMPONENTS[OTHER], random) for seeds in (far, far_below))
+    nearby = far & reached | behind_head & (outside > NEARBY_FROM) & (apart > NEARBY_APART)
+    behind = np.maximum(_mixture(colours, background, anything), NEARBY_SHARE * _nearby(colours, nearby))
     other = np.where(below | seen.neck(), _mixture(colours, clothes, anything), behind)
     cheeks = skin
-    learnable = seen.valid & (outside < LEARNED_WITHIN) & ~below & ~seen.neck()
+    learnable = behind_head & (outside < LEARNED_WITHIN) & ~seen.neck() & (seen.head | (apart < LEARNED_APART))
     hair = anything
     for turn in range(ROUNDS):
         likely = np.stack([hair, skin, other], -1) + 1e-4 * anything.max()
@@ -202,7 +223,8 @@ def _decide(seen: _Scene, colours: np.ndarray, shaded: np.ndarray, skin: np.ndar
         possible = [part for part in found if _can_be_hair(part[1], seen.light)]
         hats = [part for part in found if not _can_be_hair(part[1], seen.light)]
         hair = _mixture(colours, possible, anything)
-        other = np.maximum(other, _mixture(colours, hats, anything)) if hats else other
+        if sum(weight for weight, _, _ in hats) > HATS:
+            other = np.maximum(other, _mixture(colours, hats, anything))
     return shares
 
 
@@ -307,25 +329,18 @@ def _learned(samples: np.ndarray, count: int, random: np.random.Generator,
             for g in groups if len(g) > 2 * len(spread)]
 
 
-def _beside(seen: _Scene, colours: np.ndarray, background: np.ndarray) -> np.ndarray:
-    """(S, S) density of the colours that the background (S, S) bool has in the same rows, at the same side."""
-    columns = np.flatnonzero(seen.head.any(0))
-    left = np.arange(SIDE) < (columns.mean() if len(columns) else SIDE / 2)
-    density = np.zeros(colours.shape[:2], np.float32)
-    for half in (left, ~left):
-        known = (background & half).astype(np.float32)
-        count = ndimage.gaussian_filter1d(known.sum(1), ROWS_BESIDE)
+def _nearby(colours: np.ndarray, background: np.ndarray) -> np.ndarray:
+    """(S, S) density of the colours (S, S, D) that the background (S, S) bool has around each pixel."""
+    known = ndimage.gaussian_filter(background.astype(np.float32), NEARBY_PX)
 
-        def averaged(values: np.ndarray, known: np.ndarray = known, count: np.ndarray = count) -> np.ndarray:
-            total = ndimage.gaussian_filter1d((values * known[..., None]).sum(1), ROWS_BESIDE, axis=0)
-            return (total / np.maximum(count, 1e-3)[:, None])[:, None]
+    def averaged(values: np.ndarray) -> np.ndarray:
+        total = ndimage.gaussian_filter(values * background[..., None], (NEARBY_PX, NEARBY_PX, 0))
+        return total / np.maximum(known, 1e-4)[..., None]
 
-        mean = averaged(colours)
-        spread = np.sqrt(averaged(np.square(colours - mean))) / np.array(MIXED_SPREAD)
-        even = (count > FEWEST_BESIDE) & (spread.max((1, 2)) < EVEN_BESIDE)  # elsewhere hair may reach that far
-        found = _density(colours - mean, np.zeros(len(MIXED_SPREAD)), np.diag(np.square(MIXED_SPREAD)))
-        density += half * even[:, None] * found
-    return density
+    mean = averaged(colours)
+    variance = np.maximum(averaged(np.square(colours)) - np.square(mean), 0) + np.square(np.float32(MIXED_SPREAD))
+    likely = np.exp(-0.5 * (np.square(colours - mean) / variance).sum(-1))
+    return np.where(known > NEARBY_LEAST, likely / np.sqrt((2 * np.pi * variance).prod(-1)), 0).astype(np.float32)
 
 
 def _mixture(values: np.ndarray, parts: list[Part], anything: np.ndarray) -> np.ndarray:
@@ -343,8 +358,56 @@ def _can_be_hair(mean: np.ndarray, light: np.ndarray) -> bool:
     return mean[2] < BLACK or any(blue - red < BLUEST and -red < GREENEST and red < REDDEST for red, blue in tints)
 
 
-def _prior(seen: _Scene) -> np.ndarray:
-    """(S, S, 3) what the head's geometry lets expect."""
+def _apart(seen: _Scene, neither: np.ndarray, outside: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """How much farther the scalp is than the background: (S, S) the share of the shortest way to the scalp in both, and
+    (S, S) bool what is no hair that hangs far out.
+
+    neither: (S, S) bool background and clothes but for such hair; outside: (S, S) distance from the outline. Ways are
+    geodesic distances (Bai and Sapiro 2009), long where colours change, more so where they change at once: blurred
+    things in the background are near each other, and far from the head's sharp outline.
+    """
+    scalp, far = (_coarse(mask) > 0.9 for mask in (seen.head & (seen.regions["reach"] < 0) & seen.valid, neither))
+    if not scalp.any() or not far.any():
+        return np.full((SIDE, SIDE), EVEN, np.float32), np.ones((SIDE, SIDE), bool)
+    steps = _steps(_coarse(ndimage.gaussian_filter(_opponent(seen.linear), (WAY_BLUR, WAY_BLUR, 0))))
+    from_scalp = _way(steps, scalp)
+    distance = np.where(far, _coarse(outside), 0)
+    border = distance > min(BORDER, 0.8 * distance.max())
+    reached = from_scalp > REACHED * np.median(from_scalp[border])
+    share = from_scalp / (from_scalp + _way(steps, far & reached) + 1e-6)
+    apart = ndimage.zoom(share, WAY_PX, order=1, mode="nearest", grid_mode=True)
+    return apart.astype(np.float32), np.kron(reached, np.ones((WAY_PX, WAY_PX), bool))
+
+
+def _coarse(values: np.ndarray) -> np.ndarray:
+    """(S, S, ...) -> (S / WAY_PX, S / WAY_PX, ...) means over squares."""
+    side = SIDE // WAY_PX
+    return values.reshape(side, WAY_PX, side, WAY_PX, *values.shape[2:]).mean((1, 3))
+
+
+def _steps(colours: np.ndarray) -> sparse.csr_matrix:
+    """(N * N, N * N) lengths of the steps from each pixel of (N, N, D) to its eight neighbours, each pair once."""
+    side = len(colours)
+    number = np.arange(side * side).reshape(side, side)
+    first, second, length = [], [], []
+    for down, right in ((0, 1), (1, 0), (1, 1), (1, -1)):
+        here = slice(0, side - down), slice(max(0, -right), side - max(0, right))
+        there = slice(down, side), slice(max(0, right), side + min(0, right))
+        change = np.square(colours[here] - colours[there]).sum(-1)
+        first.append(number[here].ravel())
+        second.append(number[there].ravel())
+        length.append((WAY_STEP[0] * change + WAY_STEP[1] * np.hypot(down, right)).ravel())
+    return sparse.csr_matrix((np.concatenate(length), (np.concatenate(first), np.concatenate(second))),
+                             (side * side, side * side))
+
+
+def _way(steps: sparse.csr_matrix, start: np.ndarray) -> np.ndarray:
+    """(N, N) lengths of the shortest ways from the nearest pixel of start (N, N) bool."""
+    return dijkstra(steps, directed=False, indices=np.flatnonzero(start), min_only=True).reshape(start.shape)
+
+
+def _prior(seen: _Scene, apart: np.ndarray) -> np.ndarray:
+    """(S, S, 3) what the head's geometry and `apart` (S, S) let expect."""
     regions, feature = seen.regions, seen.feature()
     odds = np.interp(regions["reach"], *REACH)
     odds = np.where(np.maximum(regions["ear_left"], regions["ear_right"]) > 0.5, EAR_ODDS, odds)
@@ -355,13 +418,20 @@ def _prior(seen: _Scene) -> np.ndarray:
     other = np.where(seen.head, np.interp(inside, *RIM), np.interp(outside, *AROUND))
     other = np.where(seen.neck(), np.maximum(other, NECK_OTHER), other)
     other = np.where(seen.below(), np.maximum(other, BELOW_CHIN), other)
+    times = np.where(seen.head, 1, np.exp(np.interp(apart, *APART)))
+    other = other * times / (other * times + 1 - other)
     return np.stack([hair * (1 - other), (1 - hair) * (1 - other), other], -1).astype(np.float32)
+
+
+def _opponent(linear: np.ndarray) -> np.ndarray:
+    """(..., 3) linear colours as red against green, blue against green, and green, in even steps for the eye."""
+    root = np.cbrt(np.clip(linear, 0, 1))
+    return np.stack([2 * (root[..., 0] - root[..., 1]), 2 * (root[..., 2] - root[..., 1]), root[..., 1]], -1)
 
 
 def _guide(seen: _Scene) -> np.ndarray:
     """(S, S, 3) colours in which neighbours differ by the root of EDGE_CONTRAST on average."""
-    root = np.cbrt(np.clip(seen.linear, 0, 1)) * seen.valid[..., None]
-    guide = np.stack([2 * (root[..., 0] - root[..., 1]), 2 * (root[..., 2] - root[..., 1]), root[..., 1]], -1)
+    guide = _opponent(seen.linear) * seen.valid[..., None]
     square = [np.square(np.diff(guide, axis=k)).sum(-1) for k in (0, 1)]
     mean = 0.5 * (square[0][seen.valid[1:]].mean() + square[1][seen.valid[:, 1:]].mean())
     return (guide * np.sqrt(EDGE_CONTRAST / max(float(mean), 1e-9))).astype(np.float32)
@@ -408,14 +478,14 @@ def _smoothed(shares: np.ndarray, valid: np.ndarray, guide: np.ndarray, steps: i
 
 def _connected(shares: np.ndarray, seen: _Scene) -> np.ndarray:
     """Shares in which hair is what hangs together with the scalp; other dark things on the face are neither."""
-    scalp = seen.regions["scalp"] > 0.5
+    scalp = ndimage.binary_dilation((seen.regions["scalp"] > 0.5) & seen.head, iterations=ROOT_PX)
     hair = shares[..., HAIR]
     fringe = seen.regions["forehead"] > 0.5
     hair = np.where(fringe, hair, ndimage.grey_opening(hair, BAR))
     labels, count = ndimage.label(hair > 0.5)
     if count:
         index = np.arange(1, count + 1)
-        rooted = ndimage.mean(scalp & seen.head, labels, index) > STRAY
+        rooted = ndimage.mean(scalp, labels, index) > STRAY
         hair = np.where(np.concatenate([[True], rooted])[labels], hair, 0)
     hair, skin = _without_islands(hair, shares[..., SKIN], seen.unit)
     return np.stack([hair, skin, 1 - hair - skin], -1).clip(0, 1).astype(np.float32)
