@@ -73,7 +73,7 @@ EVEN = 0.45
 """The `apart` that says nothing."""
 APART = ((0.3, EVEN, 0.6, 0.75, 1.0), (-0.5, 0.0, 1.0, 3.0, 6.0))
 """Log odds of neither that `apart` adds outside the outline."""
-AROUND_SKIN = 0.08
+AROUND_SKIN = 0.1
 """Share of skin in what is no other outside the head's outline: cheeks and ears that stick out."""
 FAR, FAR_BELOW = 0.32, (0.1, 0.15)
 """From which distance of the outline all is background and, so far below the chin, clothes."""
