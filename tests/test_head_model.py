@@ -16,7 +16,7 @@ from backend.errors import CODES
 from backend.head import build, model
 from backend.head.cage import Cage, build_cage, sphere_fit
 from backend.head.model import HeadModel, load_head
-from backend.head.occlusion import ambient_occlusion
+from backend.head.occlusion import ambient_occlusion, groove_depth
 from backend.head.parts import PARTS
 from backend.head.subdivision import subdivide
 
@@ -370,6 +370,18 @@ def test_occlusion_of_a_floor_beside_a_wall() -> None:
         at = np.argmin(np.linalg.norm(floor - [distance, 0, 0], axis=1))
         angle = np.arctan2(0.1, floor[at, 0])
         assert value[at] == pytest.approx((1 + np.cos(angle)) / 2, abs=0.05)
+
+
+def test_groove_is_as_deep_as_it_was_made() -> None:
+    """A flat grid with one vertex pushed in by 2, another pulled out by 1; the rest of the vertices is elsewhere."""
+    x, y = np.meshgrid(np.arange(7.0), np.arange(7.0), indexing="ij")
+    verts = np.stack([x.ravel(), y.ravel(), np.zeros(49)], 1)
+    verts[2 * 7 + 2, 2], verts[4 * 7 + 5, 2] = -2, 1
+    corner = (np.arange(6)[:, None] * 7 + np.arange(6)).ravel()
+    tri = np.concatenate([np.stack([corner, corner + 7, corner + 8], 1), np.stack([corner, corner + 8, corner + 1], 1)])
+    depth = groove_depth(np.concatenate([verts, [[9.0, 9, 9]]]), tri)
+    assert depth[2 * 7 + 2] == pytest.approx(2) and depth.max() == depth[2 * 7 + 2]
+    assert depth[4 * 7 + 5] == 0 and depth[-1] == 0
 
 
 def test_stored_occlusion_is_dark_in_the_mouth_and_light_on_the_face(head: HeadModel) -> None:

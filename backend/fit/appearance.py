@@ -107,10 +107,7 @@ class Start:
 
     def palette(self, usual: Tensor) -> Tensor:
         """The usual palette (1, N, 3) with the colours of irises and teeth that the photos show at the brightness that
-        they have there.
-
-        The light's tint is not taken off: at this point it is less certain than the iris's colour.
-        """
+        they have there, under the light that is known so far."""
         energy, head = self.energy, self.energy.person.head
         palette = usual.clone()
         if energy.any_grey:
@@ -120,10 +117,10 @@ class Start:
             index = head.palette_names.index(name)
             weights = head.palette_weights1[None, :, index:index + 1]
             share = energy.person.raster.interpolate(weights, self.out.rast, head.tri1)[..., 0]
-            shading = (self.out.shading * constant(LUMA, self.out.shading)).sum(-1)[share > 0.5]
+            shading = self.out.shading[share > 0.5]
             if len(shading):
                 photo = torch.from_numpy(np.concatenate(pixels)).to(energy.device)
-                seen = shading.median().expand(len(photo), 3)
+                seen = shading.median(0).values.expand(len(photo), 3)
                 palette[0, index] = surface_colour(photo, seen, palette[0, index])
         return palette
 

@@ -18,6 +18,10 @@ INTERREFLECTION = {"teeth": 0.25, "tongue": 0.6}
 """Exponents that brighten teeth and tongue, which light each other; teeth also shine through. In 22 photographed smiles
 the brightest quarter of the open mouth is 1.2 times as bright as the cheeks: 0.6 for the teeth made half of that."""
 
+GROOVE = 8000.0
+"""Teeth are darkened by exp(-GROOVE d) where they lie d metres deeper than around: the grooves between them, a tenth of
+a millimetre deep, are finer than the depth maps."""
+
 
 def load_occlusion(count: int) -> np.ndarray:
     """The stored ambient occlusion (V1,) of the mean head at level 1, in [0, 1].
@@ -105,6 +109,18 @@ def ambient_occlusion(verts: np.ndarray, tri: np.ndarray, occluders: np.ndarray,
     return np.clip(open_sky / np.maximum(sky, 1e-9), 0, 1)
 
 
+def groove_depth(verts: np.ndarray, tri: np.ndarray) -> np.ndarray:
+    """(V,) how far along its normal a vertex of (V, 3) lies below the mean of its neighbours; 0 where it does not, and
+    away from the triangles (T, 3)."""
+    edges = np.concatenate([tri[:, [0, 1]], tri[:, [1, 2]], tri[:, [2, 0]]])
+    edges = np.unique(np.concatenate([edges, edges[:, ::-1]]), axis=0)
+    near = np.zeros_like(verts)
+    np.add.at(near, edges[:, 0], verts[edges[:, 1]])
+    count = np.bincount(edges[:, 0], minlength=len(verts))[:, None]
+    offset = np.where(count > 0, near / np.maximum(count, 1) - verts, 0)
+    return (offset * vertex_normals(verts, tri)).sum(1).clip(min=0)
+
+
 def main() -> None:
     """Compute the occlusion of the mean head and write `occlusion.npz`."""
     import torch
@@ -127,6 +143,7 @@ def main() -> None:
         bright = np.unique(tri[part == PARTS.index(name)])
         inner[bright] = 1
         opened[bright] **= exponent
+    opened *= np.exp(-GROOVE * groove_depth(verts1[1], tri[part == PARTS.index("teeth")]))
     value = closed + inner * (opened - closed)
     value[tri[~occluders]] = 1
 

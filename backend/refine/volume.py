@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -497,8 +498,9 @@ def _ragged(cover: np.ndarray) -> np.ndarray:
     return _smoothstep(cover + RAGGED * border * _noise(((25, 2.0),), 1), 0.35, 0.65)
 
 
-def _noise(sizes: Sequence[tuple[float, float]], seed: int) -> np.ndarray:
-    """(H, W) with deviation 1, of spots of these lengths and widths, texels."""
+@lru_cache(maxsize=4)
+def _noise(sizes: tuple[tuple[float, float], ...], seed: int) -> np.ndarray:
+    """(H, W) with deviation 1, of spots of these lengths and widths, texels; not to be changed."""
     random, total = np.random.default_rng(seed), np.zeros(TEXTURE)
     for length, width in sizes:
         spots = ndimage.gaussian_filter(random.standard_normal(TEXTURE, np.float32), (length, width),
