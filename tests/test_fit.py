@@ -13,8 +13,9 @@ from PIL import Image
 
 from backend.errors import GanfitError
 from backend.fit.align import LandmarkModel, align, initial_parameters, weak_perspective
-from backend.fit.appearance import surface_colour
+from backend.fit.appearance import Start, surface_colour
 from backend.fit.config import PRESETS
+from backend.fit.energy import Energy
 from backend.fit.fit import FitJob, fit, fit_together, note
 from backend.fit.losses import as_grey
 from backend.fit.parameters import CropFrames, FitParameters, ViewFrame, camera_of
@@ -23,6 +24,7 @@ from backend.fit.views import prepare_view
 from backend.options import Options
 from backend.photo import load_photo
 from backend.pipeline import Models, align_views, reconstruct, reconstruct_together
+from backend.refine.refine import region_maps
 from backend.render.camera import Camera
 from backend.render.color import linear_to_srgb, srgb_to_linear
 
@@ -263,6 +265,38 @@ def test_two_faces_take_the_largest_and_say_so(models: Models, astronaut: Path) 
     with pytest.raises(GanfitError) as caught:
         reconstruct([stream.getvalue()], replace(QUICK, face=2), models=models)
     assert caught.value.code == "face_index"
+
+
+def test_cheeks_lie_on_the_map_where_the_chart_has_them(models: Models) -> None:
+    """The squares with the cheeks' vertices are those that the rasterised chart covers with cheeks."""
+    person = models.person(QUICK, torch.device("cpu"))
+    drawn = torch.nn.functional.interpolate(region_maps(person, 256)["cheek"], (32, 32), mode="area")[0, 0]
+    assert float(person.cheek_map.sum()) == pytest.approx(1, abs=1e-5)
+    assert float((person.cheek_map * (drawn > 0.02)).sum()) > 0.97
+    assert float((person.cheek_map * (drawn > 0.02).flip(0)).sum()) < 0.7
+
+
+def test_colours_of_eyes_are_found_under_each_photos_own_light(models: Models, astronaut: Path) -> None:
+    """A photo, and a smaller one of the same under a lamp: together the irises have the colour that the first gives."""
+    device, mesh = torch.device("cpu"), models.landmarks(QUICK, torch.device("cpu"))
+    person, picture = models.person(QUICK, device), Image.open(astronaut).convert("RGB")
+    lamp = torch.tensor([1.1, 1.0, 0.7])
+    warm = linear_to_srgb(srgb_to_linear(torch.from_numpy(np.array(picture)).float() / 255) * lamp).clamp(0, 1)
+    views = []
+    for image in (picture, Image.fromarray((warm * 255).round().byte().numpy())):
+        stream = io.BytesIO()
+        image.save(stream, "PNG")
+        views.append(prepare_view(load_photo(stream.getvalue()), models.detector(), mesh, None)[0])
+    config = PRESETS["draft"]
+    colours = []
+    for shown in (views[:1], views):
+        energy = Energy.of_person(person, shown, models.identity(QUICK, device), mesh, config.stages[0], device)
+        params = FitParameters.together([align_views(person, shown, config)])
+        light = torch.stack([params.sh[0], params.sh[0] * lamp])[:len(shown)]
+        start = Start(energy, replace(params, sh=light))
+        palette = start.palette(person.default_palette()[None])
+        colours.append(palette[0, person.head.palette_names.index("iris")])
+    torch.testing.assert_close(colours[1], colours[0], atol=0.02, rtol=0)
 
 
 def test_colour_of_an_iris_without_its_highlights() -> None:

@@ -136,6 +136,22 @@ def test_the_matte_follows_the_hair_in_the_photo(sitter: Sitter, colour: str, gr
 
 
 @pytest.mark.parametrize("colour", ["black", "brown"])
+@pytest.mark.parametrize("sides", ["left and right", "right"])
+def test_hair_is_found_where_the_photo_ends_beside_the_head(sitter: Sitter, colour: str,  # noqa: F811
+                                                            sides: str) -> None:
+    """So close that nothing, or one side alone, is surely background."""
+    photo, truth = on_backdrop(sitter, colour, scalp(sitter))
+    columns = np.flatnonzero((picture(sitter.scene, 0, sitter.scene.cameras[0]).alpha[0, ..., 0] > 0.5).any(0).numpy())
+    first, last = (columns[0] if sides == "left and right" else 0), columns[-1] + 1
+    height, width = photo.shape[0], int(last - first)
+    camera = sitter.scene.cameras[0].crop(float(first), 0.0, 1.0, (height, width))
+    near = dataclasses.replace(sitter, scene=dataclasses.replace(sitter.scene, cameras=[camera]))
+    found = hair_in_photo(near, np.ascontiguousarray(photo[:, first:last]))
+    truth = truth[:, first:last]
+    assert (found & truth).sum() / (found | truth).sum() > 0.9
+
+
+@pytest.mark.parametrize("colour", ["black", "brown"])
 def test_patches_of_the_background_beside_the_head_are_no_hair(sitter: Sitter, colour: str) -> None:  # noqa: F811
     """Blurred ones, those beside ear and jaw of the hair's own colour, that go on behind the head."""
     photo = sitter.photo(painted(sitter, scalp(sitter), HAIR[colour]))

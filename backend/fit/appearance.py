@@ -6,7 +6,6 @@ import math
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -37,8 +36,7 @@ class Start:
     """The head as it is before the first step, seen in the photos: what the photos' colours say at once.
 
     Light and albedo explain a photo's brightness together; how much of it each gets is decided here by the spread of
-    both among people and photographs, and held by `losses.light_prior` and
-    `losses.tone_prior`.
+    both among people and photographs, and held by `losses.light_prior` and `losses.tone_prior`.
     """
 
     CHEEK_SHADING = 0.8
@@ -66,17 +64,16 @@ class Start:
         seen = (self.cheeks * energy.inside * energy.skin)[..., 0] > 0.5
         if int(seen.sum()) < MIN_PIXELS:
             return self.params.latent
-        albedo, photo = (srgb_to_linear(x[seen]).clamp(min=0.004).log().median(0).values
-                         for x in (self.out.albedo, energy.photo))
+        photo = srgb_to_linear(energy.photo[seen]).clamp(min=0.004).log().median(0).values
         shown = photo - math.log(self.CHEEK_SHADING)
         seen_luma = log_luma(shown)
         luma = USUAL_TONE + self.TONE_SHARE * (seen_luma - USUAL_TONE)
         hue = usual_ratios(luma)
         if not bool(energy.grey.any()):
             hue = hue + self.HUE_SHARE * (ratios(shown) - usual_ratios(seen_luma))
-        change = of_ratios(luma, hue) - albedo
-        mean = srgb_to_linear(generator(self.params.latent, generator.spec.base_resolution))
-        target = mean * torch.exp(change)[None, :, None, None]
+        mean = generator(self.params.latent, generator.spec.base_resolution)
+        change = of_ratios(luma, hue) - losses.mean_colour(mean, self.energy.person.cheek_map)[0]
+        target = srgb_to_linear(mean) * torch.exp(change)[None, :, None, None]
         return generator.solve_latent(linear_to_srgb(target.clamp(0, 1)))
 
     def light(self) -> Tensor:
@@ -116,12 +113,13 @@ class Start:
                              ("teeth", [v.teeth()[0] for v in energy.views[0]])):
             index = head.palette_names.index(name)
             weights = head.palette_weights1[None, :, index:index + 1]
-            share = energy.person.raster.interpolate(weights, self.out.rast, head.tri1)[..., 0]
-            shading = self.out.shading[share > 0.5]
-            if len(shading):
-                photo = torch.from_numpy(np.concatenate(pixels)).to(energy.device)
-                seen = shading.median(0).values.expand(len(photo), 3)
-                palette[0, index] = surface_colour(photo, seen, palette[0, index])
+            shares = energy.person.raster.interpolate(weights, self.out.rast, head.tri1)[..., 0]
+            photo, lit = [torch.zeros(0, 3, device=energy.device)], [torch.zeros(0, 3, device=energy.device)]
+            for shown, share, shading in zip(pixels, shares, self.out.shading, strict=True):
+                if bool((share > 0.5).any()):
+                    photo.append(torch.from_numpy(shown).to(energy.device))
+                    lit.append(shading[share > 0.5].median(0).values.expand(len(shown), 3))
+            palette[0, index] = surface_colour(torch.cat(photo), torch.cat(lit), palette[0, index])
         return palette
 
     @torch.no_grad()
@@ -138,6 +136,8 @@ MIN_SURFACE_PIXELS = 20
 
 BRIGHTEST, DARKEST = 0.8, 0.002
 """Linear albedo of a surface's brightest channel at most, whose hue is kept, and of each channel at least."""
+DIMMEST = 0.05
+"""Luma of the least shading that is believed."""
 
 
 def surface_colour(photo: Tensor, shading: Tensor, usual: Tensor) -> Tensor:
@@ -145,7 +145,9 @@ def surface_colour(photo: Tensor, shading: Tensor, usual: Tensor) -> Tensor:
     and lashes do not count; `usual` (3,) where fewer than `MIN_SURFACE_PIXELS` are seen."""
     if len(photo) < MIN_SURFACE_PIXELS:
         return usual
-    albedo = (srgb_to_linear(photo) / shading.clamp(min=0.05)).median(0).values
+    luma = (shading * constant(LUMA, shading)).sum(-1, keepdim=True)
+    shading = (shading * (luma.clamp(min=DIMMEST) / luma.clamp(min=1e-6))).clamp(min=1e-3)
+    albedo = (srgb_to_linear(photo) / shading).median(0).values
     return linear_to_srgb((albedo * (BRIGHTEST / albedo.max().clamp(min=BRIGHTEST))).clamp(min=DARKEST))
 
 

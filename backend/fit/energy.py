@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 
 import torch
 from torch import Tensor
@@ -16,11 +16,12 @@ from backend.fit.losses import as_grey
 from backend.fit.parameters import DISTANCE_PRIOR, CropFrames, FitParameters
 from backend.fit.person import SHADED, Person
 from backend.fit.pins import PinTargets
-from backend.fit.skin import USUAL_TONE, usual_ratios
+from backend.fit.skin import USUAL_TONE, log_luma, usual_ratios
 from backend.fit.views import View, expression_stiffness
 from backend.networks.crop import Sampling, differentiable_crop
 from backend.networks.facemesh import FaceMesh, points5
 from backend.networks.fan import FanLandmarks
+from backend.render.lights import Lights
 from backend.render.render import RenderOutput
 
 
@@ -257,7 +258,7 @@ class Energy:
         person, camera = self.person, conditions.camera
         cage = person.head.cage(params.identity, conditions.expression, params.offsets)
         verts1 = person.head.subdivide(cage)
-        out = person.picture(verts1, texture, params.palette, camera, conditions.lights)
+        out = person.picture(verts1, texture, params.palette, camera, self.tinted(conditions.lights, params))
         picture = out.rgb + (1 - out.alpha) * conditions.backdrop
         if self.any_grey:
             picture = as_grey(picture, self.first_grey)
@@ -266,6 +267,14 @@ class Energy:
             transform = self.identity.chip_transform(points5(points))
         # One sample a pixel: a chip's pixel is 0.56 to 0.75 of this picture's (400 draws on random heads).
         return differentiable_crop(picture.permute(0, 3, 1, 2), transform, self.identity.chip_size, Sampling())
+
+    @torch.no_grad()
+    def tinted(self, lights: Lights, params: FitParameters) -> Lights:
+        """Lights (P,) of second views in the mean hue of each person's photos, which the network knows them in."""
+        log = losses.mean_irradiance(params.sh, params.sun_rgb).log()
+        hue = log - log_luma(log)[:, None]
+        tint = torch.stack([self.over_views(channel) for channel in hue.unbind(1)], 1).exp()
+        return replace(lights, sh=lights.sh * tint[:, None], sun_rgb=lights.sun_rgb * tint)
 
     def mesh_landmarks(self, params: FitParameters) -> Tensor:
         """(V,) distance of the projected mesh landmarks to the photo's, see `losses.landmark_distance`."""

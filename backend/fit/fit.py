@@ -100,8 +100,10 @@ def start_stage(person: Person, job: FitJob, identity: torch.nn.Module, mesh: Fa
     params = FitParameters.together([job.params])
     if before is None:
         solved = initial_appearance(energy, params)
-        if not job.lit or Start(energy, solved).error() < Start(energy, params).error():
+        if not job.lit or Start(energy, solved).error() < (kept := Start(energy, params)).error():
             job.params = solved.apart([len(job.views)])[0]
+        else:
+            energy.target.usual_palette = kept.palette(person.default_palette()[None].to(energy.device))
         energy.target.usual_hue = usual_hue(energy, FitParameters.together([job.params]))
         return energy
     start = Start(energy, params)

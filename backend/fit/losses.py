@@ -118,14 +118,18 @@ SHADE = 0.08
 """How much of the palette's weight holds the brightness of what is shaded: eyeballs and teeth."""
 
 
+def mean_irradiance(sh: Tensor, sun_rgb: Tensor) -> Tensor:
+    """(B, 3) over all normals: pi * c00 * Y00 + sun / 4, positive; sh: (B, 9, 3) radiance; sun_rgb: (B, 3)."""
+    return (math.pi * sh[:, 0] / math.sqrt(4 * math.pi) + sun_rgb / 4).clamp(min=1e-3)
+
+
 def light_prior(sh: Tensor, sun_rgb: Tensor) -> Tensor:
     """(B,) the light's share of the gauge in `albedo x light`, see `tone_prior`: grey, and bright enough for skin.
 
-    sh: (B, 9, 3) radiance; sun_rgb: (B, 3) irradiance. The mean irradiance over all normals is
-    pi * c00 * Y00 + sun / 4: squares of the logarithm of its luma and of its channels' ratios over their spreads. Bands
-    1 and 2 of different channels have the same shape (0.1).
+    sh: (B, 9, 3) radiance; sun_rgb: (B, 3) irradiance. Squares of the logarithms of the mean irradiance's luma and of
+    its channels' ratios over their spreads. Bands 1 and 2 of different channels have the same shape (0.1).
     """
-    mean = (math.pi * sh[:, 0] / math.sqrt(4 * math.pi) + sun_rgb / 4).clamp(min=1e-3)
+    mean = mean_irradiance(sh, sun_rgb)
     log = torch.log(mean / (EXPOSURE * WHITE_IRRADIANCE))
     directional = sh[:, 1:] / mean[:, None]
     tint = directional - directional.mean(-1, keepdim=True)
@@ -146,7 +150,8 @@ def tone_prior(cheeks: Tensor, usual_hue: Tensor) -> Tensor:
 
 
 def mean_colour(texture: Tensor, weight: Tensor) -> Tensor:
-    """(P, 3) logarithm of the weighted mean of maps (P, 3, R, R), encoded, in linear light; weight (T, T), sum 1."""
+    """(P, 3) logarithm of the weighted mean, linear, of maps (P, 3, R, R), encoded; weight (T, T), sum 1: of squares
+    that divide the map, each at its encoded mean."""
     small = torch.nn.functional.interpolate(texture, weight.shape, mode="area")
     return (srgb_to_linear(small) * weight).sum((2, 3)).clamp(min=1e-4).log()
 

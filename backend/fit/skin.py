@@ -12,7 +12,7 @@ RED_OVER_GREEN, BLUE_OVER_GREEN = (0.44, -0.25), (-0.37, 0.09)
 linear albedo of the generator's training people (440 of log luma -2.2 to -0.3), in dark skin half way to ColorChecker's
 patch, which is less red than theirs."""
 USUAL_TONE, TONE_SPREAD, HUE_SPREAD = -1.3, 1.4, 0.08
-"""Mean over people of log luma (CIELAB's L* is 58); standard deviations among people of log luma, and of the logarithms
+"""Mean over people of log luma (CIELAB's L* is 61); standard deviations among people of log luma, and of the logarithms
 of both ratios among people of one luma (2.5 units of a* and b*: an estimate). That of luma is twice what it is: dark
 faces are exposed longer, so what is left of their darkness in a photo is nearly all the skin's. A prior as narrow as
 people are would make dark skin lighter, by 4 units of L* at 35."""

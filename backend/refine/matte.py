@@ -43,8 +43,9 @@ SAMPLES = 1500
 """Pixels that a mixture is learned from."""
 WAY_PX, WAY_BLUR = 2, 1.0
 """Side of the squares that ways lead over and width of the mean before, pixels."""
-WAY_STEP = (10.0, 0.003)
-"""Length of a step from square to square for each square of the change of colour, and without a change."""
+WAY_STEP, WAY_OUT = (10.0, 0.003), 0.1
+"""Length of a step from square to square for each square of the change of colour, and without a change; what is added
+outside the photo."""
 BORDER, REACHED = 0.5, 0.4
 """Distance from the outline from which all but little is no hair; the share of the way from the scalp to there, within
 which what is nearer may be hair that hangs far out."""
@@ -86,7 +87,8 @@ BLUEST, GREENEST, REDDEST = 0.3, 0.15, 1.5
 BLACK = -3.0
 """Log(green) below which every hue passes: it is the camera's."""
 HATS = 0.4
-"""Share of such colours in what hair is learned from, up to which they are reflections of the sky."""
+"""Share of such colours in what hair is learned from, up to which they are reflections of the sky, where the background
+is known."""
 EDGE_PX = 2
 """Half the width of a strip of such pixels that is an outline of mixed colours and no hair."""
 ROUNDS = 4
@@ -223,7 +225,7 @@ def _decide(seen: _Scene, colours: np.ndarray, shaded: np.ndarray, skin: np.ndar
         possible = [part for part in found if _can_be_hair(part[1], seen.light)]
         hats = [part for part in found if not _can_be_hair(part[1], seen.light)]
         hair = _mixture(colours, possible, anything)
-        if sum(weight for weight, _, _ in hats) > HATS:
+        if hats and (not background or sum(weight for weight, _, _ in hats) > HATS):
             other = np.maximum(other, _mixture(colours, hats, anything))
     return shares
 
@@ -369,7 +371,8 @@ def _apart(seen: _Scene, neither: np.ndarray, outside: np.ndarray) -> tuple[np.n
     scalp, far = (_coarse(mask) > 0.9 for mask in (seen.head & (seen.regions["reach"] < 0) & seen.valid, neither))
     if not scalp.any() or not far.any():
         return np.full((SIDE, SIDE), EVEN, np.float32), np.ones((SIDE, SIDE), bool)
-    steps = _steps(_coarse(ndimage.gaussian_filter(_opponent(seen.linear), (WAY_BLUR, WAY_BLUR, 0))))
+    colours = _coarse(ndimage.gaussian_filter(_opponent(seen.linear), (WAY_BLUR, WAY_BLUR, 0)))
+    steps = _steps(colours, WAY_OUT * (_coarse(seen.valid) < 0.9))
     from_scalp = _way(steps, scalp)
     distance = np.where(far, _coarse(outside), 0)
     border = distance > min(BORDER, 0.8 * distance.max())
@@ -385,8 +388,9 @@ def _coarse(values: np.ndarray) -> np.ndarray:
     return values.reshape(side, WAY_PX, side, WAY_PX, *values.shape[2:]).mean((1, 3))
 
 
-def _steps(colours: np.ndarray) -> sparse.csr_matrix:
-    """(N * N, N * N) lengths of the steps from each pixel of (N, N, D) to its eight neighbours, each pair once."""
+def _steps(colours: np.ndarray, toll: np.ndarray) -> sparse.csr_matrix:
+    """(N * N, N * N) lengths of the steps from each pixel of (N, N, D) to its eight neighbours, each pair once. toll:
+    (N, N) is added to a step that touches the pixel."""
     side = len(colours)
     number = np.arange(side * side).reshape(side, side)
     first, second, length = [], [], []
@@ -396,7 +400,8 @@ def _steps(colours: np.ndarray) -> sparse.csr_matrix:
         change = np.square(colours[here] - colours[there]).sum(-1)
         first.append(number[here].ravel())
         second.append(number[there].ravel())
-        length.append((WAY_STEP[0] * change + WAY_STEP[1] * np.hypot(down, right)).ravel())
+        paid = np.maximum(toll[here], toll[there])
+        length.append((WAY_STEP[0] * change + WAY_STEP[1] * np.hypot(down, right) + paid).ravel())
     return sparse.csr_matrix((np.concatenate(length), (np.concatenate(first), np.concatenate(second))),
                              (side * side, side * side))
 

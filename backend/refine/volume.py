@@ -506,7 +506,9 @@ def _noise(sizes: tuple[tuple[float, float], ...], seed: int) -> np.ndarray:
         spots = ndimage.gaussian_filter(random.standard_normal(TEXTURE, np.float32), (length, width),
                                         mode=("nearest", "wrap"))
         total += spots / spots.std()
-    return total / total.std()
+    total /= total.std()
+    total.setflags(write=False)
+    return total
 
 
 # --------------------------------------------------------------------------------------------------------------- tools
