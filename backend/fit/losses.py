@@ -13,7 +13,7 @@ WHITE_IRRADIANCE = math.pi
 """A white, unshaded surface under this irradiance encodes to exactly 1 (out = albedo / pi * E)."""
 
 TINT_SIZE, TINT_SPREAD = 32, 0.1
-"""Side of the map whose tints are compared, and the spread of the logarithms that counts as one."""
+"""Side of the map whose tints are compared and whose cheeks are measured; spread of logarithms that counts as one."""
 
 EXPOSURE, EXPOSURE_SPREAD, BALANCE_SPREAD = 0.7, 0.35, 0.14
 """Mean irradiance over all directions that photographers choose, in shares of WHITE_IRRADIANCE; standard deviations of

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from backend.constants import constant
 from backend.fit.align import LandmarkModel, landmark_errors
+from backend.fit.losses import TINT_SIZE
 from backend.fit.parameters import FitParameters
 from backend.head.model import HeadModel
 from backend.render.camera import Camera
@@ -26,8 +26,6 @@ DEFAULT_PALETTE = {"sclera": (0.76, 0.73, 0.71), "iris": (0.30, 0.22, 0.16), "li
                    "pupil": (0.02, 0.02, 0.02), "teeth": (0.85, 0.82, 0.75), "gums": (0.62, 0.34, 0.33),
                    "tongue": (0.62, 0.33, 0.32), "lashes": (0.06, 0.05, 0.05)}
 """Colours where the optimisation starts, sRGB. The sclera is darker than it is: lids and lashes shade it."""
-TONE_SIZE = 32
-"""Side of the map on which the skin's tone is measured."""
 SHADED = ("sclera", "iris", "limbus", "teeth")
 """What lies in the shade of lids, lashes and lips."""
 
@@ -59,10 +57,10 @@ class Person:
         """(T, T), sum 1: how much of a mask (V0,) falls on every square of the map, counted in vertices of level 1."""
         head = self.head
         values = head.subdivide(mask[None, :, None].to(head.verts0))[0, :, 0]
-        column, row = ((head.uv1 * constant((1.0, -1.0), head.uv1) + constant((0.0, 1.0), head.uv1)) * TONE_SIZE
-                       ).clamp(0, TONE_SIZE - 1).long().unbind(-1)
-        squares = values.new_zeros(TONE_SIZE**2).index_add(0, row * TONE_SIZE + column, values)
-        return (squares / squares.sum()).view(TONE_SIZE, TONE_SIZE)
+        u, v = head.uv1.unbind(-1)
+        column, row = ((TINT_SIZE * x).long().clamp(0, TINT_SIZE - 1) for x in (u, 1 - v))
+        squares = values.new_zeros(TINT_SIZE**2).index_add(0, row * TINT_SIZE + column, values)
+        return (squares / squares.sum()).view(TINT_SIZE, TINT_SIZE)
 
     def default_palette(self) -> Tensor:
         """(P, 3) sRGB."""

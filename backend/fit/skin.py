@@ -30,8 +30,7 @@ MIN_PIXELS = 60
 def log_colour(photo: Tensor) -> Tensor:
     """(..., 3) encoded sRGB -> log(red / green), log(blue / green), log(green) of the linear values."""
     log = srgb_to_linear(photo).clamp(min=FLOOR).log()
-    red, green, blue = log.unbind(-1)
-    return torch.stack([red - green, blue - green, green], -1)
+    return torch.cat([ratios(log), log[..., 1:2]], -1)
 
 
 def colour_statistics(colours: Tensor) -> tuple[Tensor, Tensor]:
