@@ -49,10 +49,12 @@ LANDMARK_WEIGHT = 0.4
 NOSE_TIP, REACH_M = 4, 0.097
 """What of a head counts lies within this distance of this point: no hair, no neck."""
 SHARE = 0.6
-"""How far the 468 points go from where they are on avatars to where they are on people. MICC mm of full fits, the bench's
-scan (3 photos) and its avatars (12): 1.05 and 0.96 with 0 and without the added component, 1.03 and 0.92 with 0.5 and it,
-0.99 and 0.93 with 0.7, 0.94 and 0.94 with 0.6 and the registration as it is here; a second real head in four views: 1.81,
-1.73, 1.70, 1.68."""
+"""How far the 468 points go from where they are on avatars to where they are on people.
+
+MICC mm of full fits, the bench's scan (3 photos) and its avatars (12): 1.05 and 0.96 with 0 and without the added
+component, 1.03 and 0.92 with 0.5 and it, 0.99 and 0.93 with 0.7, 0.94 and 0.94 with 0.6 and the registration as it is
+here; a second real head in four views: 1.81, 1.73, 1.70, 1.68.
+"""
 AGES = (18, 26, 36, 46, 56, 66)
 
 
