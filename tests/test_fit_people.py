@@ -8,7 +8,7 @@ import pytest
 import trimesh
 from scipy.spatial.transform import Rotation
 
-from backend.head import people
+from backend.fit import people
 from backend.head.cage import build_cage
 from backend.head.landmarks import FACE_OVAL, LIPS_INNER, load_landmarks
 from backend.head.registration import similarity

@@ -2,7 +2,7 @@
 """What textured heads of known shape say beside ICT-FaceKit's statistics: where the landmark network puts its points on
 people, and in what direction another population's mean lies.
 
-`python -m backend.head.people --averages DIR --avatars DIR` registers our head to the twelve average faces of the R
+`python -m backend.fit.people --averages DIR --avatars DIR` registers our head to the twelve average faces of the R
 package facefuns (six ages of women and of men, ten scanned people each; MIT, (c) 2020 Iris Holzleitner; DIR holds its
 folders `ply`, `obj` and `png`) and to the VALID avatars (MIT, (c) 2022 Tiffany Do), and writes
 - landmark_map.npz: the 468 points, `SHARE` of the way from those of avatars to those of the average faces;
@@ -242,7 +242,7 @@ def with_direction(calibration: Calibration, direction: np.ndarray) -> Calibrati
 
 def main(arguments: list[str] | None = None) -> None:
     """Command line, see the module."""
-    parser = argparse.ArgumentParser(prog="python -m backend.head.people", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m backend.fit.people", description=__doc__)
     parser.add_argument("--averages", type=Path, required=True, help="facefuns' inst/extdata")
     parser.add_argument("--avatars", type=Path, required=True, help="folder of NAME.npz and NAME_albedo.webp")
     chosen = parser.parse_args(arguments)
