@@ -133,8 +133,9 @@ def parameters_of(result: dict, chosen: Sequence[int], frames: list[ViewFrame], 
         log_scale.append([math.log(focal / -z / frame.unit)])
         log_distance.append([math.log(-z)])
     lights = Lights.cat([Lights.from_result(view["lights"]) for view in views])
+    shape = torch.tensor(result["shape"]["coefficients"])
     values = {
-        "identity": torch.tensor(result["shape"]["coefficients"]),
+        "identity": torch.nn.functional.pad(shape, (0, len(head.identity) - len(shape))),  # the head may have got more
         "expression": torch.tensor([[view["expression"][name] for name in head.expression_names] for view in views]),
         "latent": torch.tensor(result["texture"]["latent"]),
         "palette": torch.tensor([result["palette"][name] for name in head.palette_names]),
@@ -212,7 +213,7 @@ def _check_model(source: Bundle, person: Person, device: torch.device) -> np.nda
         raise GanfitError("layout_mismatch", "The result was made with another texture generator.",
                           hint="Give the same generator file as the option `generator`.")
     same = result["layout_id"] == head.layout_id and verts.shape == tuple(head.verts0.shape)
-    same = same and len(shape["coefficients"]) == len(head.identity)
+    same = same and len(shape["coefficients"]) <= len(head.identity)
     if same:
         identity = torch.tensor([shape["coefficients"]], dtype=torch.float32, device=device)
         cage = head.cage(identity, torch.zeros(1, len(head.expression), device=device))[0] * shape["scale"]

@@ -9,6 +9,7 @@ from backend.fit.align import initial_parameters
 from backend.fit.parameters import FitParameters, ViewFrame, camera_of
 from backend.fit.person import Person
 from backend.fit.views import View
+from backend.head.stat import COMPONENTS
 from backend.networks.facemesh import FaceLandmarks
 from backend.photo import Photo
 
@@ -18,7 +19,7 @@ UNIT = 190.0
 
 
 def known_parameters(person: Person, yaw: float = 0.35) -> tuple[FitParameters, ViewFrame]:
-    """A head drawn from the prior, turned, lit from its left by a warm sun over a blue-grey sky."""
+    """A head drawn from ICT-FaceKit's statistics, turned, lit from its left by a warm sun over a blue-grey sky."""
     frame = ViewFrame((SIZE, SIZE), (SIZE / 2, 0.42 * SIZE), UNIT)
     model, rng = person.landmark_model(), torch.Generator().manual_seed(4)
     flat = model.mean[:, :2] * torch.tensor([1.0, -1.0]) * UNIT / 0.063 + torch.tensor(frame.anchor)
@@ -26,7 +27,8 @@ def known_parameters(person: Person, yaw: float = 0.35) -> tuple[FitParameters, 
     sh = torch.zeros(1, 9, 3)
     sh[:, 0] = torch.tensor([1.3, 1.4, 1.6])
     sh[:, 3] = 0.3
-    identity = 0.6 * torch.randn(len(start.identity), generator=rng)
+    identity = torch.zeros_like(start.identity)
+    identity[:COMPONENTS] = 0.6 * torch.randn(COMPONENTS, generator=rng)
     return FitParameters(**{**start.tensors(), "identity": identity, "rotation": torch.tensor([[0.1, yaw, 0.05]]),
                             "sh": sh, "sun_direction": torch.tensor([[0.8, 0.4, 1.0]]),
                             "sun_rgb": torch.tensor([[0.9, 0.8, 0.6]])}), frame

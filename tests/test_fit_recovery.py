@@ -22,6 +22,7 @@ from backend.fit.fit import FitJob, fit  # noqa: E402
 from backend.fit.parameters import camera_of  # noqa: E402
 from backend.fit.views import prepare_view  # noqa: E402
 from backend.glb import vertex_normals  # noqa: E402
+from backend.head.stat import COMPONENTS
 from backend.options import Options  # noqa: E402
 from backend.photo import load_photo  # noqa: E402
 from backend.pipeline import Models, align_views, bundle_contents, choose_device, json_bytes  # noqa: E402
@@ -49,10 +50,10 @@ def models() -> Models:
 
 
 def truth_result(models: Models) -> dict:
-    """Parameters of a person drawn from the prior, 8 sigma from the mean head, half smiling, seen from 15 degrees."""
+    """Parameters of a person of ICT-FaceKit's statistics, 8 sigma from the mean, half smiling, seen from 15 degrees."""
     person = models.person(OPTIONS, choose_device("cpu"))
     head, rng = person.head, torch.Generator().manual_seed(7)
-    identity = torch.randn(len(head.identity), generator=rng)
+    identity = torch.randn(COMPONENTS, generator=rng)
     identity *= 8 / identity.norm()
     expression = dict.fromkeys(head.expression_names, 0.0)
     expression |= {"mouthSmileLeft": 0.4, "mouthSmileRight": 0.4, "browInnerUp": 0.3}

@@ -138,6 +138,15 @@ def test_parameters_of_a_result_give_its_cameras_back(known: Known) -> None:
     assert params.identity.tolist() == pytest.approx(known.result["shape"]["coefficients"])
 
 
+def test_a_result_from_before_the_head_got_more_components_has_zeros_there(known: Known) -> None:
+    shape = {**known.result["shape"], "coefficients": known.result["shape"]["coefficients"][:-1]}
+    frame = ViewFrame((SIZE, SIZE), (170.0, 150.0), 61.0)
+    result = {**known.result, "shape": shape}
+    identity = parameters_of(result, [0], [frame], known.person, torch.device("cpu")).identity
+    assert len(identity) == len(known.person.head.identity) and identity[-1] == 0
+    assert identity[:-1].tolist() == pytest.approx(shape["coefficients"])
+
+
 def test_a_sculpt_is_kept_and_texture_light_and_camera_are_found_again(
     known: Known, models: Models, tmp_path: Path
 ) -> None:

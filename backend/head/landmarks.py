@@ -5,7 +5,7 @@ A landmark is a fixed point of the skin: a triangle of the subdivided head and b
 ICT-FaceKit's README (MIT), carried over by registration. The 468 are where MediaPipe's network puts them:
 photographic heads of known geometry are rendered from several sides, the network's points are traced back to the
 surface and averaged over people and views, so the network's own habits are part of the definition; `sigma` is how
-much it scatters around it.
+much it scatters around it. Then they go towards where it puts them on people, see `backend.fit.people`.
 """
 
 from __future__ import annotations

@@ -49,6 +49,7 @@ ZONE_WEIGHT = {"face": 1.0, "forehead": 1.0, "ear_left": 0.3, "ear_right": 0.3, 
 MAKEHUMAN_COMPONENTS = 140
 RESIDUAL_COMPONENTS = 60
 COMPONENTS = 150
+"""Components that the drawn heads give; `backend.fit.people` adds one."""
 HEADS = 400
 DRAW_SIGMA = 1.0
 TANGENTIAL = 0.15
@@ -520,6 +521,7 @@ def main(arguments: list[str] | None = None) -> None:
     calibration = calibrate(cage, skin, carried, chosen.heads, chosen.seed)
     save_calibration(calibration, chosen.out)
     print(f"{chosen.out}: {len(calibration.weights) - 1} components, {chosen.out.stat().st_size / 1e6:.2f} MB")
+    print("Now python -m backend.fit.people adds the direction of the avatars")
 
 
 if __name__ == "__main__":

@@ -67,6 +67,7 @@ def make(folder: Path) -> None:
     sys.path.insert(0, str(ROOT))
     from backend.assemble import assemble
     from backend.bundle import write_bundle
+    from backend.head.stat import COMPONENTS
     from backend.options import Options
     from backend.pipeline import Models, bundle_contents, json_bytes
 
@@ -74,7 +75,7 @@ def make(folder: Path) -> None:
     person = Models().person(Options(), device)
     for subject in range(SUBJECTS):
         rng = torch.Generator().manual_seed(1000 + subject)
-        identity = (IDENTITY_SPREAD * torch.randn(len(person.head.identity), generator=rng)).tolist()
+        identity = (IDENTITY_SPREAD * torch.randn(COMPONENTS, generator=rng)).tolist()
         latent = torch.randn(512, generator=rng).tolist()
         share = torch.rand(1, generator=rng).item()
         for condition, angles in CONDITIONS.items():

@@ -20,6 +20,7 @@ from synthetic_bundle import (
 )
 
 from backend.head.model import HeadModel, load_head
+from backend.head.stat import COMPONENTS
 from backend.render.camera import Camera
 from backend.render.lights import Lights
 from backend.render.raster import get_rasterizer
@@ -95,7 +96,7 @@ def make(folder: Path, seed: int = 3, wears: str = "") -> dict[str, np.ndarray]:
     """
     head = load_head()
     generator = torch.Generator().manual_seed(seed)
-    identity = torch.randn(1, len(head.identity), generator=generator) * 0.8
+    identity = torch.randn(1, COMPONENTS, generator=generator) * 0.8
     neutral = head.cage(identity, torch.zeros(1, 52))[0]
     make_bundle(folder, views=2, arrays=head_arrays(head, neutral))
     result = json.loads((folder / "result.json").read_text("utf-8"))
