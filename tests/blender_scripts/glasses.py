@@ -103,7 +103,7 @@ def matched(job: dict) -> None:
         report["match"].append(look())
     person(job["real"])
     bpy.ops.ganfit.match_photo()
-    render(Path(job["out"]) / "match.png", job["samples"], subsurface=False)
+    render(Path(job["out"]) / "match.png", job["samples"])
 
 
 def absent(job: dict) -> None:

@@ -118,7 +118,7 @@ def main(job: dict) -> None:
         "eye_centre": list(found["eye_left"].matrix_world.translation),
     }
     with quiet_stdout():
-        render(out / "match.png", job["samples"], subsurface=False)
+        render(out / "match.png", job["samples"])
         bpy.ops.wm.save_as_mainfile(filepath=str(out / "saved.blend"))
         bpy.ops.wm.open_mainfile(filepath=str(out / "saved.blend"))
     scene = bpy.context.scene

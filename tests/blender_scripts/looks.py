@@ -38,6 +38,7 @@ def state() -> dict:
         "pores": next(n for n in skin if n.type == "BUMP").inputs["Strength"].default_value,
         "hair": skin["Hair Shade"].inputs[1].default_value if "Hair Shade" in skin else None,
         "teeth": inputs("teeth", "Teeth Brightness", "Factor_Float"),
+        "skin under": shader("skin").inputs["Subsurface Weight"].default_value,
         "teeth under": shader("teeth").inputs["Subsurface Weight"].default_value,
         "lash tips": inputs("lashes", "Lash Tips", "Value_001"),
         "cornea": cornea("eye_left").inputs["Depth (mm)"].default_value,

@@ -112,7 +112,7 @@ def matched(job: dict) -> None:
     report["match"] = [look()]
     bpy.ops.ganfit.match_photo()
     report["match"].append(look())
-    render(Path(job["out"]) / "match.png", job["samples"], subsurface=False)
+    render(Path(job["out"]) / "match.png", job["samples"])
     bpy.ops.ganfit.match_photo()
     report["match"].append(look())
 
