@@ -14,9 +14,11 @@ from PIL import Image
 from backend.errors import GanfitError
 from backend.fit.align import LandmarkModel, align, initial_parameters, weak_perspective
 from backend.fit.appearance import Start, surface_colour
+from backend.fit.conditions import Conditions
 from backend.fit.config import PRESETS
+from backend.fit.descent import Descent
 from backend.fit.energy import Energy
-from backend.fit.fit import FitJob, fit, fit_together, note
+from backend.fit.fit import FitJob, fit, fit_together, note, start_stage
 from backend.fit.losses import as_grey
 from backend.fit.parameters import CropFrames, FitParameters, ViewFrame, camera_of
 from backend.fit.skin import log_colour
@@ -126,13 +128,25 @@ def blank_parameters(views: int) -> FitParameters:
                          zero(views, 1), zero(views, 1), zero(views, 9, 3), zero(views, 3), zero(views, 3))
 
 
-def test_people_fitted_together_are_fitted_as_if_alone(models: Models, astronaut: Path) -> None:
-    """A grey photo and two photos of another person: in one batch the same losses and parameters as one by one; of a
-    third, whose numbers break down, the job says so and the others do not notice."""
+def test_people_fitted_together_are_fitted_as_if_alone(models: Models, astronaut: Path,
+                                                       monkeypatch: pytest.MonkeyPatch) -> None:
+    """A grey photo and two photos of another person: in one batch every step's losses are those that the person alone
+    has at the same parameters, and the parameters move as alone; of a third, whose numbers break down, the job says so
+    and the others do not notice.
+
+    Losses are not compared along the two ways: rounding moves an edge over a pixel's centre or a unit of a network over
+    its kink, which changes a gradient by a twentieth, so that the ways part after two steps.
+    """
     picture, device = Image.open(astronaut).convert("RGB"), torch.device("cpu")
     person = models.person(QUICK, device)
     mesh, identity = models.landmarks(QUICK, device), models.identity(QUICK, device)
     photos = [[picture.convert("L")], [picture, picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)]]
+    states: list[list[FitParameters]] = []
+    advance = Descent.advance
+
+    def watched(descent: Descent) -> None:
+        states.append([p.detach() for p in descent.params.apart([len(v) for v in descent.energy.views])])
+        advance(descent)
 
     def job(images: list[Image.Image]) -> FitJob:
         views = []
@@ -142,18 +156,32 @@ def test_people_fitted_together_are_fitted_as_if_alone(models: Models, astronaut
             views.append(prepare_view(load_photo(stream.getvalue()), models.detector(), mesh, None)[0])
         return FitJob(views, align_views(person, views, config))
 
+    monkeypatch.setattr(Descent, "advance", watched)
     config = PRESETS["draft"].with_iterations(3)
     alone, together = [job(p) for p in photos], [job(p) for p in photos]
+    ways = []
     for one in alone:
         fit(person, one, identity, mesh, config)
+        ways.append([state[0] for state in states])
+        states.clear()
     broken = job(photos[0])
     broken.params.expression[0, 3] = float("nan")
     fit_together(person, [together[0], broken, together[1]], identity, mesh, config)
     assert broken.error is not None and broken.error.code == "fit_diverged"
-    for one, other in zip(alone, together, strict=True):
+    for number, one, other, way, images in zip((0, 2), alone, together, ways, photos, strict=True):
         assert other.error is None
+        energy = Energy.together([start_stage(person, job(images), identity, mesh, config.stages[0], None)])
+        draws = Conditions.of_people([energy.draw(torch.Generator().manual_seed(other.seed), 3)], device)
+        for step, (state, own) in enumerate(zip(states, way, strict=True)):
+            terms, _ = energy(FitParameters.together([state[number]]), draws.at(torch.tensor([step])))
+            assert set(one.trace.losses) == set(terms)
+            for name, value in terms.items():
+                assert other.trace.losses[name][step] == pytest.approx(float(value), rel=1e-4, abs=1e-6), (name, step)
+            for name, tensor in own.tensors().items():
+                off, gone = ((t - tensor).abs().mean() for t in (state[number].tensors()[name], way[0].tensors()[name]))
+                assert off <= 0.05 * gone + 1e-5, (name, step)
         for name, values in one.trace.losses.items():
-            assert other.trace.losses[name] == pytest.approx(values, rel=2e-3, abs=1e-6), name
+            assert other.trace.losses[name][0] == pytest.approx(values[0], rel=1e-4, abs=1e-6), name
         for name, tensor in one.params.tensors().items():
             torch.testing.assert_close(other.params.tensors()[name], tensor, rtol=0, atol=0.02, msg=name)
     assert "tint" in together[0].trace.losses and together[1].trace.losses["tint"] == [0, 0, 0]
