@@ -7,7 +7,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from backend.fit.parameters import ViewFrame
-from backend.fit.views import CHEEKS, CLOSED_JAW, INNER_LIPS, View, expression_stiffness
+from backend.fit.views import CHEEKS, CLOSED_JAW, INNER_LIPS, LIPS_TRUST, View, expression_stiffness
 from backend.networks.facemesh import FaceLandmarks
 from backend.photo import Photo
 
@@ -61,3 +61,22 @@ def test_only_the_jaw_of_a_mouth_full_of_teeth_is_stiff() -> None:
     assert weights.shape == (2, 3)
     assert weights[:, [0, 2]].eq(1).all() and float(weights[1, 1]) == 1
     assert float(weights[0, 1]) == pytest.approx(1 + CLOSED_JAW, rel=0.05)
+
+
+def test_the_opening_is_its_area_over_its_width() -> None:
+    """Of an ellipse 90 pixels wide, drawn with 20 corners: pi / 4 of its height; the eyes are 80 pixels apart."""
+    corners = len(INNER_LIPS)
+    polygon = corners / 2 * np.sin(2 * np.pi / corners) / 4
+    assert view(height=24).opening() == pytest.approx(polygon * 24 / 80, rel=1e-4)
+
+
+@pytest.mark.parametrize(("height", "trust"), [(0.5, 1.0), (3.0, 1.0), (12.0, LIPS_TRUST), (40.0, LIPS_TRUST)])
+def test_only_the_lips_of_an_open_mouth_count_more(height: float, trust: float) -> None:
+    found = view(height=height).trust()
+    others = np.setdiff1d(np.arange(470), INNER_LIPS)
+    assert found[others].eq(1).all() and np.allclose(found[list(INNER_LIPS)], trust)
+
+
+def test_trust_grows_with_the_opening() -> None:
+    found = [float(view(height=height).trust()[INNER_LIPS[0]]) for height in np.linspace(3, 12, 10)]
+    assert found == sorted(found) and len(set(found)) > 3

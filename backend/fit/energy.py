@@ -30,6 +30,7 @@ class Target:
     """What the photos of P people say, fixed during a stage; V is the number of their photos.
 
     Fields in crop pixels: points (V, 470, 2) the mesh's landmarks and iris centres, unit (V,) interocular distance;
+    trust (V, 470), see `View.trust`;
     mesh_transform and chip_transform (V, 2, 3) the networks' crops out of the picture, photo_points (V, N, 2 or 3) and
     photo_embedding, photo_layers what the networks see in the photo, net_unit (V,) interocular distance in the landmark
     network's own pixels. photo (V, S, S, 3), inside, skin (V, S, S, 1): the crops, where they lie in the photo, where
@@ -44,6 +45,7 @@ class Target:
     skin: Tensor
     grey: Tensor
     points: Tensor
+    trust: Tensor
     unit: Tensor
     stiffness: Tensor
     mesh_transform: Tensor
@@ -148,7 +150,8 @@ class Energy:
             frames=CropFrames.of([v.frame for v in views], [v.box for v in views], size, device),
             photo=photo, inside=inside, skin=torch.ones_like(inside),
             grey=torch.tensor([v.grey for v in views], device=device),
-            points=((points - corner[:, None]) * scale[:, None, None]).to(device), unit=(units * scale).to(device),
+            points=((points - corner[:, None]) * scale[:, None, None]).to(device),
+            trust=torch.stack([v.trust() for v in views]).to(device), unit=(units * scale).to(device),
             stiffness=expression_stiffness(views, person.head.expression_names).to(device),
             mesh_transform=mesh_transform, chip_transform=chip_transform, photo_points=photo_points,
             net_unit=(units / torch.linalg.norm(mesh_to_photo[:, :, 0], dim=1)).to(device),
@@ -277,12 +280,15 @@ class Energy:
         return replace(lights, sh=lights.sh * tint[:, None], sun_rgb=lights.sun_rgb * tint)
 
     def mesh_landmarks(self, params: FitParameters) -> Tensor:
-        """(V,) distance of the projected mesh landmarks to the photo's, see `losses.landmark_distance`."""
+        """(V,) distance of the projected mesh landmarks to the photo's, see `losses.landmark_distance`; what some count
+        more comes on top, so that the others count as ever."""
         model, target = self.landmark_model, self.target
         shaped = target.landmark_mean + torch.tensordot(params.identity, model.identity, 1)
         points = self.of_views(shaped) + torch.tensordot(params.expression, model.expression, 1)
         projected = target.frames.cameras(params).project(points)
-        return losses.landmark_distance(projected, target.points, target.unit, model.weights)
+        weights = model.weights * target.trust
+        distance = losses.landmark_distance(projected, target.points, target.unit, weights)
+        return distance * (weights.sum(1) / model.weights.sum())
 
     def pin_distance(self, params: FitParameters) -> Tensor:
         """(1,) sum over all pins of their distance to the projected head, see `losses.landmark_distance`."""
