@@ -605,7 +605,8 @@ def bench(options: argparse.Namespace, settings: Settings) -> None:
         "blender_python": str(blender.python),
         "shared": str(Path(os.environ.get("GANFIT_SHARED") or ROOT.parent / "shared").resolve()),
         "options": {n: value for n in fit_options if (value := getattr(options, n)) is not None},
-        **{n: getattr(options, n) for n in ("set", "portraits", "judge", "processes", "resume", "score_only", "out")},
+        **{n: getattr(options, n) for n in ("set", "portraits", "judge", "processes", "bare", "series", "resume",
+                                           "score_only", "out")},  # fmt: skip
         **chosen,
         "photos": [str(photo.resolve()) for photo in options.photos],
     }
@@ -620,6 +621,8 @@ def _add_bench_options(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--group", default="", metavar="A,B", help="only these groups: scan, valid, ict")
     verb.add_argument("--condition", default="", metavar="A,B", help="only these: cooperative, indoor, outdoor, ...")
     verb.add_argument("--portraits", type=int, default=0, metavar="N", help="and the first N portraits, for identity")
+    verb.add_argument("--bare", action="store_true", help="score the generator's own map too, without hair and glasses")
+    verb.add_argument("--series", action="store_true", help="fit 2, 3 and 5 photos of each subject together too")
     verb.add_argument("--judge", default="", metavar="ONNX", help="network that measures identity")
     verb.add_argument("--preset", default="standard", choices=["draft", "standard", "best"])
     verb.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])

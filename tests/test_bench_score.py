@@ -120,3 +120,20 @@ def test_throughput_counts_time_failures_and_growth() -> None:
     assert found["photos_per_minute"] == pytest.approx(10) and found["cpu_seconds_per_photo"] == pytest.approx(9)
     assert found["failed"] == 2 and found["peak_mb"] == 1071
     assert found["growth_mb_per_photo"] == pytest.approx(3)
+
+
+def test_series_take_the_first_photos_of_a_subject_and_stand_beside_them() -> None:
+    """Three photos of one, one of another: series of two and three, beside the mean of the very photos in them."""
+    def case(subject: str, condition: str) -> bench.Case:
+        name = f"{subject}_{condition}"
+        return bench.Case(name, Path(f"{name}.png"), "dev", subject, condition)
+
+    single = [case("ann", "outdoor"), case("ann", "cooperative"), case("bob", "indoor"), case("ann", "indoor")]
+    series = bench.series_of(single)
+    assert [(c.id, c.photo.stem, [p.stem for p in c.more]) for c in series] == [
+        ("ann_2_photos", "ann_cooperative", ["ann_indoor"]),
+        ("ann_3_photos", "ann_cooperative", ["ann_indoor", "ann_outdoor"])]  # fmt: skip
+    errors = {"ann_cooperative": 1.0, "ann_indoor": 2.0, "ann_outdoor": 6.0, "bob_indoor": 9.0, "ann_2_photos": 0.5,
+              "ann_3_photos": 0.25}  # fmt: skip
+    found = bench.series_report({name: {"micc_mean": error} for name, error in errors.items()}, [*single, *series])
+    assert found == {"ann": {"alone": [1.5, 3.0], "together": [0.5, 0.25]}}

@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -26,12 +26,17 @@ GALLERY = 100
 """Portraits that identity is told apart in: the first of the list, which no training has seen."""
 BASELINES = {"mh_dev": "mean MakeHuman head", "ict_dev": "mean ICT head", "mp_dev": "MediaPipe 468 mesh",
              "fit_dev": "68-landmark fit, MakeHuman PCA"}  # fmt: skip
+CONDITIONS = ("cooperative", "indoor", "outdoor", "occluded", "grayscale")
+"""In which order the photos of one subject join a series."""
+SERIES = (2, 3, 5)
+"""Photos of one subject that are fitted together."""
 SEXES = {"f": "female", "female": "female", "m": "male", "male": "male"}
 SKINS = ("lightskinned", "darkskinned", "asian", "black", "hispanic", "white", "aian", "mena", "nhpi")
 """Words for a skin in the names of textures (MakeHuman's) and avatars (VALID's)."""
 PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff")
 COLUMNS = {"micc_mean": "MICC mm", "micc_fixed_scale_mean": "fixed", "now_median": "NoW mm",
-           "id_render_grey": "id rend", "id_yaw+0": "id 0", "id_side": "id +-30", "img_mae": "MAE", "img_ssim": "SSIM",
+           "id_render_grey": "id rend", "id_yaw+0": "id 0", "id_side": "id +-30", "bare_render_grey": "bare rend",
+           "bare_side": "bare +-30", "img_mae": "MAE", "img_ssim": "SSIM",
            "seconds": "s", "cpu_seconds": "CPU s", "peak_mb": "MB"}  # fmt: skip
 FIGURES = [name for name in COLUMNS if "seconds" not in name and name != "peak_mb"]
 
@@ -52,6 +57,10 @@ class Job:
     group: list[str] = field(default_factory=list)
     condition: list[str] = field(default_factory=list)
     portraits: int = 0
+    bare: bool = False
+    """Score each fit with the generator's own map as well, without hair and glasses."""
+    series: bool = False
+    """Fit 2, 3 and 5 photos of each subject together as well."""
     judge: str = ""
     options: dict = field(default_factory=dict)
     processes: int = 1
@@ -62,7 +71,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Case:
-    """One photo; `truth` is None where the head is not known."""
+    """One photo, or a series of one subject; `truth` is None where the head is not known."""
 
     id: str
     photo: Path
@@ -73,6 +82,8 @@ class Case:
     truth: Path | None = None
     sex: str = ""
     skin: str = ""
+    more: tuple[Path, ...] = ()
+    """Further photos of the same person, fitted together with the first."""
 
 
 def main() -> None:
@@ -157,9 +168,23 @@ def choose_cases(job: Job) -> list[Case]:
         names = (bench / "dev" / "portraits.txt").read_text().split()[: min(job.portraits, GALLERY)]
         folder = Path(job.shared) / "data" / "portraits"
         wanted += [Case(Path(name).stem, folder / name, "portrait", group="portraits") for name in names]
+    if job.series:
+        wanted += series_of(found)
     if not wanted:
         sys.exit("error: no case is left: see --cases, --group and --condition.")
     return wanted
+
+
+def series_of(cases: list[Case]) -> list[Case]:
+    """The first 2, 3 and 5 photos of every subject that has so many; each series is named after its first photo."""
+    found = []
+    for subject in sorted({case.subject for case in cases}):
+        photos = [case for case in cases if case.subject == subject]
+        photos.sort(key=lambda case: CONDITIONS.index(case.condition))
+        found += [replace(photos[0], id=f"{subject}_{count}_photos", kind="series", condition=f"{count} photos",
+                          more=tuple(case.photo for case in photos[1:count]))
+                  for count in SERIES if count <= len(photos)]  # fmt: skip
+    return found
 
 
 def dev_cases(dev: Path) -> list[Case]:
@@ -206,7 +231,7 @@ def own_cases(job: Job) -> list[Case]:
 
 def fit(job: Job, folder: Path, cases: list[Case]) -> None:
     """Fits what has no row yet, or failed, in `processes` processes; their lines go to the terminal."""
-    todo = [case for case in cases if not is_done(folder, case)]
+    todo = [case for case in cases if not is_done(job, folder, case)]
     if not todo:
         return
     threads = max(1, (os.cpu_count() or 1) // job.processes)
@@ -214,8 +239,9 @@ def fit(job: Job, folder: Path, cases: list[Case]) -> None:
     started = []
     try:
         for share in (todo[i :: job.processes] for i in range(job.processes)):
-            work = [{"id": c.id, "photos": [str(c.photo)], "out": str(folder / "pred" / c.id),
-                     "row": str(folder / "rows" / f"{c.id}.json")} for c in share]  # fmt: skip
+            work = [{"id": c.id, "photos": [str(photo) for photo in (c.photo, *c.more)],
+                     "out": str(folder / "pred" / c.id), "row": str(folder / "rows" / f"{c.id}.json"),
+                     "bare": str(folder / "bare" / c.id) if job.bare else ""} for c in share]  # fmt: skip
             command = [job.backend_python, str(script), json.dumps({"options": job.options, "cases": work})]
             env = {**os.environ, "OMP_NUM_THREADS": str(threads)}
             started.append(subprocess.Popen(command, cwd=ROOT, env=env, stdin=subprocess.PIPE))
@@ -226,10 +252,10 @@ def fit(job: Job, folder: Path, cases: list[Case]) -> None:
             process.kill()
 
 
-def is_done(folder: Path, case: Case) -> bool:
-    """Whether a case has a row without an error and its bundle."""
+def is_done(job: Job, folder: Path, case: Case) -> bool:
+    """Whether a case has a row without an error and its bundles."""
     row = folder / "rows" / f"{case.id}.json"
-    whole = (folder / "pred" / case.id / "result.json").exists()
+    whole = all((folder / part / case.id / "result.json").exists() for part in ("pred", *["bare"] * job.bare))
     return whole and row.exists() and "error" not in json.loads(row.read_text("utf-8"))
 
 
@@ -242,11 +268,16 @@ def make_report(job: Job, folder: Path, cases: list[Case]) -> dict:
     report: dict = {"rows": rows, "baselines": {}, "identification": {}, "now_pooled": {}}
     dev = [case for case in cases if case.kind in ("dev", "portrait")]
     if dev:
-        judged = run_harness(job, folder, dev)
+        judged = run_harness(job, folder, dev, "pred")
         for case in dev:
-            found = judged["images"].get(case.id) or judged["portraits"].get(case.photo.name, {})
-            rows[case.id] |= found
+            rows[case.id] |= figures_of(judged, case)
         report["identification"] = judged.get("identification", {})
+        if job.bare:
+            bare = run_harness(job, folder, dev, "bare")
+            for case in dev:
+                rows[case.id] |= {"bare" + name.removeprefix("id"): value
+                                  for name, value in figures_of(bare, case).items() if name.startswith("id_")}
+            report["bare_identification"] = bare.get("identification", {})
         pooled = {name: entry.get("now_pooled") for name, entry in judged["conditions"].items()}
         report["now_pooled"] = {name: value for name, value in pooled.items() if value}
         report["baselines"] = baselines(Path(job.shared) / "bench" / "baselines")
@@ -257,11 +288,32 @@ def make_report(job: Job, folder: Path, cases: list[Case]) -> dict:
             own = own_score(folder, case, maps / f"{case.id}.npz")
             rows[case.id] = {**own, **rows[case.id]}  # the shared bench's figures where it has them
     for row in rows.values():
-        if "id_yaw-30" in row:
-            row["id_side"] = (row["id_yaw-30"] + row["id_yaw+30"]) / 2
+        for name in ("id", "bare"):
+            if f"{name}_yaw-30" in row:
+                row[f"{name}_side"] = (row[f"{name}_yaw-30"] + row[f"{name}_yaw+30"]) / 2
+    report["series"] = series_report(rows, cases)
     report["light_invariance"] = albedo_under_lights(folder, cases)
-    report["throughput"] = throughput(list(rows.values()), job.processes)
+    report["throughput"] = throughput([row for row in rows.values() if row["kind"] != "series"], job.processes)
     return report
+
+
+def figures_of(judged: dict, case: Case) -> dict:
+    """What the shared bench found for one case."""
+    return judged["images"].get(case.id) or judged["portraits"].get(case.photo.name, {})
+
+
+def series_report(rows: dict[str, dict], cases: list[Case]) -> dict[str, dict[str, list[float]]]:
+    """Subject -> "alone", "together" -> MICC mm of each series: the mean of its photos, each fitted by itself, beside
+    the fit of all of them."""
+    found: dict[str, dict[str, list[float]]] = {}
+    for case in cases:
+        photos = (case.photo, *case.more)
+        alone = [rows[c.id].get("micc_mean") for c in cases if c.kind != "series" and c.photo in photos]
+        if case.kind == "series" and len(alone) == len(photos) and None not in alone:
+            entry = found.setdefault(case.subject, {"alone": [], "together": []})
+            entry["alone"].append(float(np.mean(alone)))
+            entry["together"].append(rows[case.id].get("micc_mean", float("nan")))
+    return found
 
 
 def throughput(rows: list[dict], processes: int) -> dict[str, float]:
@@ -299,7 +351,7 @@ def own_score(folder: Path, case: Case, map_file: Path) -> dict:
         return json.loads(kept.read_text("utf-8"))
     assert case.truth is not None
     bundle = folder / "pred" / case.id
-    if case.kind == "own":
+    if case.truth.is_dir():
         truth = score.read_bundle(case.truth)
     else:
         meta = json.loads(case.truth.read_text("utf-8"))
@@ -312,8 +364,8 @@ def own_score(folder: Path, case: Case, map_file: Path) -> dict:
     return row
 
 
-def run_harness(job: Job, folder: Path, cases: list[Case]) -> dict:
-    """The shared bench's own program over links to the chosen results; portraits in a gallery of the first 100."""
+def run_harness(job: Job, folder: Path, cases: list[Case], results: str) -> dict:
+    """The shared bench's own program over links to the results in folder/results; portraits in a gallery of 100."""
     bench = Path(job.shared) / "bench"
     judge = Path(job.judge) if job.judge else bench / "judge" / "mobilefacenet.onnx"
     scratch = folder / "harness"
@@ -327,7 +379,7 @@ def run_harness(job: Job, folder: Path, cases: list[Case]) -> dict:
     names = (bench / "dev" / "portraits.txt").read_text().split()[:GALLERY]
     (dev / "portraits.txt").write_text("\n".join(names) + "\n")
     for case in cases:
-        (pred / case.id).symlink_to((folder / "pred" / case.id).absolute())
+        (pred / case.id).symlink_to((folder / results / case.id).absolute())
     command = [sys.executable, bench / "bench.py", dev, pred, "--idnet", judge, "--out", scratch / "result.json"]
     if portraits := [case for case in cases if case.kind == "portrait"]:
         queries = 1 + max(names.index(case.photo.name) for case in portraits)
@@ -348,7 +400,7 @@ def baselines(folder: Path) -> dict[str, dict]:
 def albedo_under_lights(folder: Path, cases: list[Case]) -> dict[str, float]:
     """Subject -> mean CIEDE2000 between its albedos from colour photos under different lights."""
     found: dict[str, float] = {}
-    known = [case for case in cases if case.subject and case.condition != "grayscale"]
+    known = [case for case in cases if case.subject and case.kind != "series" and case.condition != "grayscale"]
     for subject in sorted({case.subject for case in known}):
         bundles = [folder / "pred" / case.id for case in known if case.subject == subject]
         value = score.light_invariance([bundle for bundle in bundles if (bundle / "albedo.png").exists()])
@@ -362,7 +414,7 @@ def albedo_under_lights(folder: Path, cases: list[Case]) -> dict[str, float]:
 
 def table(report: dict) -> str:
     """The report as text: groups and conditions, baselines, regions, identification, albedo, failures."""
-    rows = report["rows"]
+    rows = {name: row for name, row in report["rows"].items() if row["kind"] != "series"}
     lines = [f"commit {report['commit'][:8]}, code {report['code']}, {json.dumps(report['job']['options'])}"]
     lines += ["NOTE: the backend was changed while this ran.", ""] if report["code_changed"] else [""]
     lines.append(f"{'mean (std)':24s}{'n':>4s}{'failed':>7s}" + "".join(f"{name:>15s}" for name in COLUMNS.values()))
@@ -394,11 +446,15 @@ def table(report: dict) -> str:
         lines.append("")
     for name, entry in report["now_pooled"].items():
         lines.append(f"NoW pooled over points, {name}: median {entry['median']:.3f} mean {entry['mean']:.3f}")
-    for name, entry in report["identification"].items():
-        if isinstance(entry, dict):
-            size = report["identification"]["gallery"]
-            lines.append(f"identification, {name}: rank-1 {entry['rank1']:.1%} of {size}, "
-                         f"matched {entry['matched']:.3f} mismatched {entry['mismatched']:.3f}")  # fmt: skip
+    for what in ("identification", "bare_identification"):
+        known = report.get(what, {})
+        lines += [f"{what.replace('_', ' ')}, {name}: rank-1 {entry['rank1']:.1%} of {known['gallery']}, "
+                  f"matched {entry['matched']:.3f} mismatched {entry['mismatched']:.3f}"
+                  for name, entry in known.items() if isinstance(entry, dict)]  # fmt: skip
+    for subject, entry in report["series"].items():
+        each = (", ".join(f"{value:.3f}" for value in entry[name]) for name in ("alone", "together"))
+        lines.append("{}, {} photos: MICC mm of one {}, together {}".format(
+            subject, ", ".join(map(str, SERIES[: len(entry["alone"])])), *each))  # fmt: skip
     if report["light_invariance"]:
         values = report["light_invariance"]
         each = ", ".join(f"{name} {value:.1f}" for name, value in values.items())
@@ -407,7 +463,7 @@ def table(report: dict) -> str:
     growth = f", memory {pace['growth_mb_per_photo']:+.1f} MB a photo" if "growth_mb_per_photo" in pace else ""
     lines.append(f"{pace['photos_per_minute']:.2f} photos a minute ({pace['cpu_seconds_per_photo']:.1f} s CPU each), "
                  f"{pace['failed']} of {pace['photos']} failed, peak {pace['peak_mb']:.0f} MB{growth}")  # fmt: skip
-    lines += [f"FAILED {row['id']}: {row['error']}" for row in rows.values() if "error" in row]
+    lines += [f"FAILED {row['id']}: {row['error']}" for row in report["rows"].values() if "error" in row]
     return "\n".join(lines) + "\n"
 
 
