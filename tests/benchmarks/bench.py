@@ -60,7 +60,7 @@ class Job:
     bare: bool = False
     """Score each fit with the generator's own map as well, without hair and glasses."""
     series: bool = False
-    """Fit 2, 3 and 5 photos of each subject together as well."""
+    """Fit 2, 3 and 5 of each subject's chosen photos together as well."""
     judge: str = ""
     options: dict = field(default_factory=dict)
     processes: int = 1
@@ -164,12 +164,12 @@ def choose_cases(job: Job) -> list[Case]:
               if (not job.cases or any(part in case.id for part in job.cases))
               and (not job.group or case.group in job.group)
               and (not job.condition or case.condition in job.condition)]  # fmt: skip
+    if job.series:
+        wanted += series_of(wanted)
     if job.portraits and use_dev:
         names = (bench / "dev" / "portraits.txt").read_text().split()[: min(job.portraits, GALLERY)]
         folder = Path(job.shared) / "data" / "portraits"
         wanted += [Case(Path(name).stem, folder / name, "portrait", group="portraits") for name in names]
-    if job.series:
-        wanted += series_of(found)
     if not wanted:
         sys.exit("error: no case is left: see --cases, --group and --condition.")
     return wanted
