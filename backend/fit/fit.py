@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The fit: gradient descent on shape, texture, expression, camera and light at once (GANFIT, CVPR 2019, Sec. 3.4)."""
 import math
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -15,6 +16,7 @@ from backend.fit.energy import Energy
 from backend.fit.parameters import FitParameters
 from backend.fit.person import Person
 from backend.fit.pins import PinTargets
+from backend.fit.stereo import agree
 from backend.fit.views import View
 from backend.networks.facemesh import FaceMesh
 from backend.networks.fan import FanLandmarks
@@ -86,6 +88,12 @@ def fit_together(person: Person, jobs: Sequence[FitJob], identity: torch.nn.Modu
         run_stage(energies, [jobs[i] for i in alive], [rngs[i] for i in alive], done, config.iterations, progress,
                   cancelled)
         done += stage.iterations
+    for job in jobs:
+        # A shape that is kept, or held by pins, is not to be had better from the photos.
+        if job.error is None and len(job.views) > 1 and not job.pins and config.stages[-1].rates.identity:
+            start = time.perf_counter()
+            job.params = agree(person, job.views, job.params)
+            job.trace.seconds["stereo"] = time.perf_counter() - start
 
 
 def start_stage(person: Person, job: FitJob, identity: torch.nn.Module, mesh: FaceMesh | FanLandmarks,
