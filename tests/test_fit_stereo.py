@@ -18,7 +18,7 @@ from backend.fit.config import PRESETS  # noqa: E402
 from backend.fit.fit import FitJob, fit_together  # noqa: E402
 from backend.fit.parameters import FitParameters, ViewFrame, camera_of  # noqa: E402
 from backend.fit.person import Person  # noqa: E402
-from backend.fit.stereo import CROP, SPREADS, Points, Problem, agree, normalised, visibility, with_slopes  # noqa: E402
+from backend.fit.stereo import CROP, SPREADS, Problem, agree, face_points, normalised, visibility, with_slopes  # noqa: E402
 from backend.fit.views import View  # noqa: E402
 from backend.options import Options  # noqa: E402
 from backend.pipeline import Models, choose_device  # noqa: E402
@@ -38,8 +38,8 @@ class Sitter:
 
     def error(self, params: FitParameters) -> float:
         """Root mean square distance of the neutral face to the true one, millimetres, moved and turned onto it."""
-        points, _ = Points.of_face(self.person, self.truth)
-        found, true = (points.at(p.identity.double(), torch.zeros(52).double()) for p in (params, self.truth))
+        model, _ = face_points(self.person, self.truth)
+        found, true = (model.points(p.identity.double(), torch.zeros(52).double()) for p in (params, self.truth))
         found, true = found - found.mean(0), true - true.mean(0)
         u, _, v = torch.linalg.svd(found.T @ true)
         return 1000 * float((found @ (u @ v) - true).square().sum(1).mean().sqrt())
@@ -102,7 +102,7 @@ def test_photos_of_two_skins_say_nothing(sitter: Sitter) -> None:
 def test_photos_that_see_nothing_in_common_change_nothing(sitter: Sitter) -> None:
     away = torch.tensor([[0.0, -1.5, 0.0], [0.0, 1.5, 0.0]])
     params = dataclasses.replace(sitter.truth, rotation=away)
-    seen = visibility(sitter.person, sitter.views, params, Points.of_face(sitter.person, params)[1])
+    seen = visibility(sitter.person, sitter.views, params, face_points(sitter.person, params)[1])
     assert (seen.sum(1) > 0).all() and not (seen[0] * seen[1]).any()
     assert agree(sitter.person, sitter.views, params) is params
 
@@ -122,7 +122,7 @@ def crosses(origin: np.ndarray, way: np.ndarray, corners: np.ndarray) -> bool:
 
 def test_what_is_behind_the_nose_is_hidden(sitter: Sitter) -> None:
     """Against rays from points of the face to the camera of a head in half profile."""
-    person, (_, chosen) = sitter.person, Points.of_face(sitter.person, sitter.truth)
+    person, (_, chosen) = sitter.person, face_points(sitter.person, sitter.truth)
     turned = dataclasses.replace(sitter.truth, rotation=torch.tensor([[0.0, -0.8, 0.0], [0.0, 0.3, 0.0]]))
     seen = visibility(person, sitter.views, turned, chosen)[0].numpy() > 0
     verts = person.geometry(turned)[1]
@@ -146,12 +146,12 @@ def test_normalised_contrast_is_that_of_another_library() -> None:
 
 def test_derivatives_are_those_of_finite_differences(sitter: Sitter) -> None:
     """Of a smooth pattern at the points, by every kind of unknown."""
-    points, _ = Points.of_face(sitter.person, sitter.truth)
+    model, _ = face_points(sitter.person, sitter.truth)
     host = FitParameters(**{name: value.double() for name, value in sitter.truth.tensors().items()})
     host = dataclasses.replace(host, expression=host.expression + 0.2)
     boxes = [view.box for view in sitter.views]
-    seen = torch.ones(2, len(points.base), dtype=torch.float64)
-    problem = Problem(points, sitter.frames, boxes, host, seen)
+    seen = torch.ones(2, len(model.mean), dtype=torch.float64)
+    problem = Problem(model, sitter.frames, boxes, host, seen)
     y, x = torch.meshgrid(torch.arange(float(CROP)), torch.arange(float(CROP)), indexing="ij")
     wave = (torch.sin(x / 31) * torch.cos(y / 23))[None].expand(2, -1, -1).double()
     start = problem.vector(host)

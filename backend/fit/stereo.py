@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from backend.fit.align import projection_jacobian
+from backend.fit.align import LandmarkModel, projection_jacobian
 from backend.fit.parameters import FitParameters, ViewFrame, camera_of
 from backend.fit.person import Person
 from backend.fit.views import View
@@ -43,30 +43,16 @@ HIDDEN = 0.006
 """Metres behind what is seen at its pixel at which a point is hidden."""
 
 
-@dataclass
-class Points:
-    """Points of the face's skin as linear functions of the coefficients, float64, metres: base (N, 3), identity
-    (K, N, 3), expression (52, N, 3)."""
-
-    base: Tensor
-    identity: Tensor
-    expression: Tensor
-
-    @staticmethod
-    def of_face(person: Person, params: FitParameters) -> tuple[Points, Tensor]:
-        """Those of the model's vertices that lie on the face, and their numbers (N,)."""
-        head = person.head
-        face = head.subdivide(head.regions["face"].to(head.verts0)[None, :, None])[0, :, 0] > 0.5
-        skin = torch.zeros_like(face).index_fill_(0, head.tri1[person.is_skin].unique().long(), True)
-        chosen = torch.nonzero(face & skin)[:, 0]
-        neutral = head.verts0 if params.offsets is None else head.verts0 + params.offsets
-        parts = [head.subdivide(part)[:, chosen].cpu().double()
-                 for part in (neutral[None], head.identity, head.expression)]
-        return Points(parts[0][0], parts[1], parts[2]), chosen
-
-    def at(self, identity: Tensor, expression: Tensor) -> Tensor:
-        """(N, 3) for coefficients (K,) and (52,)."""
-        return self.base + torch.tensordot(identity, self.identity, 1) + torch.tensordot(expression, self.expression, 1)
+def face_points(person: Person, params: FitParameters) -> tuple[LandmarkModel, Tensor]:
+    """The model's vertices that lie on the face's skin as a linear model, float64, and their numbers (N,)."""
+    head = person.head
+    face = head.subdivide(head.regions["face"].to(head.verts0)[None, :, None])[0, :, 0] > 0.5
+    skin = torch.zeros_like(face).index_fill_(0, head.tri1[person.is_skin].unique().long(), True)
+    chosen = torch.nonzero(face & skin)[:, 0]
+    neutral = head.verts0 if params.offsets is None else head.verts0 + params.offsets
+    mean, identity, expression = (head.subdivide(part)[:, chosen].cpu().double()
+                                  for part in (neutral[None], head.identity, head.expression))
+    return LandmarkModel(mean[0], identity, expression, torch.ones_like(mean[0, :, 0])), chosen
 
 
 @torch.no_grad()
@@ -76,11 +62,11 @@ def agree(person: Person, views: Sequence[View], params: FitParameters) -> FitPa
     Unchanged where no photos see the same skin, or where the photos do not get more alike.
     """
     host = FitParameters(**{name: value.cpu().double() for name, value in params.tensors().items()})
-    points, chosen = Points.of_face(person, params)
+    model, chosen = face_points(person, params)
     seen = visibility(person, views, params, chosen)
     crops = [view.crop(CROP) for view in views]
     luma = torch.cat([(picture @ picture.new_tensor(LUMA))[None] for picture, _ in crops], 1)[0]
-    problem = Problem(points, [view.frame for view in views], [view.box for view in views], host, seen)
+    problem = Problem(model, [view.frame for view in views], [view.box for view in views], host, seen)
     if not any(float((a * b).sum()) > 0 for a, b in problem.pairs_of(seen)):
         return params
     moved, contrasts = host, luma
@@ -143,7 +129,7 @@ class Problem:
     """The least squares around a fit. Unknowns: identity, then a view's expression, rotation, centre, log of scale and
     of distance (as `projection_jacobian` has them), view after view."""
 
-    points: Points
+    model: LandmarkModel
     frames: list[ViewFrame]
     boxes: list[tuple[float, float, float]]
     start: FitParameters
@@ -180,7 +166,7 @@ class Problem:
         """What a view's photo shows at the points (N,), and its derivatives (N, K + 59) by identity and the view."""
         frame = self.frames[view]
         own = replace(params, **{name: getattr(params, name)[view:view + 1] for name in SPREADS if name != "identity"})
-        points = self.points.at(params.identity, params.expression[view])
+        points = self.model.points(params.identity, params.expression[view])
         by_point, by_camera = projection_jacobian(own, frame, points)
         x0, y0, side = self.boxes[view]
         pixel = camera_of(own, [frame], 0).project(points[None])[0]
@@ -189,8 +175,8 @@ class Problem:
                                                  padding_mode="border", align_corners=False)[0, :, 0].double()
         slope = values[1:].T * (CROP / side)
         by_point = torch.einsum("na,nac->nc", slope, by_point)
-        derivatives = [torch.einsum("nc,knc->nk", by_point, self.points.identity),
-                       torch.einsum("nc,knc->nk", by_point, self.points.expression),
+        derivatives = [torch.einsum("nc,knc->nk", by_point, self.model.identity),
+                       torch.einsum("nc,knc->nk", by_point, self.model.expression),
                        torch.einsum("na,nab->nb", slope, by_camera)]
         return values[0], torch.cat(derivatives, 1)
 
