@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
@@ -17,6 +18,13 @@ if TYPE_CHECKING:
 
 _HOME = {"Bundle": "bundle", "GanfitError": "errors", "Options": "options", "reconstruct": "pipeline",
          "refit": "refitting"}
+
+
+if "OMP_WAIT_POLICY" not in os.environ:
+    os.environ.setdefault("GOMP_SPINCOUNT", "20000")
+"""How long torch's threads (GNU OpenMP, read when torch is loaded) turn round waiting for work: a millisecond, not 13.
+They took the second core from the kernels between two operations of torch (last stage of `best` without its
+networks: 113 ms for 93), and from every other busy program (an iteration beside one, two cores: 2.8 s for 0.68)."""
 
 
 def __getattr__(name: str) -> Any:

@@ -112,15 +112,16 @@ def picture(scene: Assembled, view: int, camera: Camera, lights: Lights | None =
         palette = torch.full_like(palette, GEOMETRY_GREY)
     with torch.no_grad():
         lights = lights or scene.lights[view]
-        head = scene.person.picture(scene.verts1[view:view + 1], texture, palette, camera, lights)
+        colours = scene.person.vertex_colours(palette)
+        head = scene.person.picture(scene.verts1[view:view + 1], texture, colours, camera, lights)
         return with_shells(scene.person.raster, head, () if grey else scene.shells(view), camera, lights)
 
 
 def bare_picture(scene: Assembled, view: int, camera: Camera) -> RenderOutput:
     """Renders what the fit has found of one view: the head with the generator's map."""
     with torch.no_grad():
-        return scene.person.picture(scene.verts1[view:view + 1], scene.generated, scene.palette, camera,
-                                    scene.lights[view])
+        colours = scene.person.vertex_colours(scene.palette)
+        return scene.person.picture(scene.verts1[view:view + 1], scene.generated, colours, camera, scene.lights[view])
 
 
 def head_box(scene: Assembled, view: int, bare: bool = False) -> tuple[float, float, float]:

@@ -38,7 +38,8 @@ def photograph(person: Person, params: FitParameters, frame: ViewFrame, texture:
     """(H, W, 3) uint8: the head with a texture (1, 3, R, R) before a green wall."""
     with torch.no_grad():
         _, verts1 = person.geometry(params)
-        out = person.picture(verts1, texture, params.palette, camera_of(params, [frame], 0), params.lights())
+        colours = person.vertex_colours(params.palette)
+        out = person.picture(verts1, texture, colours, camera_of(params, [frame], 0), params.lights())
         green = torch.tensor([0.0, 1.0, 0.0])
         return ((out.rgb + (1 - out.alpha) * green)[0].clamp(0, 1) * 255).round().to(torch.uint8).numpy()
 

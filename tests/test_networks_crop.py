@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from backend.networks.crop import (
+    Cropper,
     apply_transform,
     crop_photo,
     differentiable_crop,
@@ -66,6 +67,21 @@ def test_gradients_equal_finite_differences() -> None:
         with torch.no_grad():
             high, low = (differentiable_crop(smooth, transform + sign * step, 8).square().sum() for sign in (1, -1))
         assert gradient[index] == pytest.approx(float(high - low) / 2e-3, rel=0.02)
+
+
+@pytest.mark.parametrize(("scale", "height", "width"), [(0.7, 40, 40), (1.9, 60, 50), (4.3, 171, 150)])
+def test_a_fixed_crop_is_the_same_crop(scale: float, height: int, width: int) -> None:
+    """A table of pixels against torch's sampler: crops and gradients, partly beyond the border; two images."""
+    transform = torch.cat([_transform(0.3, scale, 9.0, 4.0), _transform(-0.1, 0.9 * scale, -6.0, 11.0)]).float()
+    image = torch.rand(2, 3, height, width, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    fixed = Cropper.fixed(transform, 24, (height, width))
+    expected = differentiable_crop(image, transform, 24)
+    weights = torch.rand(expected.shape, generator=torch.Generator().manual_seed(1))
+    found = fixed(image)
+    assert fixed.table is not None and found.shape == expected.shape
+    assert (found - expected).abs().max() < 1e-5
+    slopes = [torch.autograd.grad((crop * weights).sum(), image)[0] for crop in (found, expected)]
+    assert (slopes[0] - slopes[1]).abs().max() < 1e-5 * slopes[1].abs().max()
 
 
 def test_similarity_is_recovered_and_inverted() -> None:

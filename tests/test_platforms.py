@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -130,3 +132,14 @@ def test_the_doctor_says_why_a_card_is_not_used(monkeypatch):
     pretend(monkeypatch, cuda=True)
     assert doctor._device() | {"threads": 0} == {"used": "cuda", "name": "a card", "threads": 0, "cuda": True,
                                                  "unused": ""}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="GNU OpenMP comes with torch for Linux")
+@pytest.mark.parametrize(("given", "expected"), [({}, "'20000'"), ({"GOMP_SPINCOUNT": "77"}, "'77'")])
+def test_torch_s_threads_do_not_wait_at_full_speed(given, expected):
+    """What the library says of itself, and that the user's own choice counts."""
+    environment = {k: v for k, v in os.environ.items() if k not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+    environment |= {"OMP_DISPLAY_ENV": "VERBOSE", **given}
+    command = [sys.executable, "-c", "import backend, torch"]
+    said = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stderr
+    assert f"GOMP_SPINCOUNT = {expected}" in said

@@ -61,6 +61,12 @@ def test_clip_and_project_agree():
     assert (nearer[..., 2] / nearer[..., 3] < ndc[..., 2]).all() and ndc[..., 2].abs().max() < 1
 
 
+def test_clip_space_with_y_down_is_the_picture_upside_down():
+    camera = some_camera().crop(5.0, 8.0, 1.5, (60, 60))
+    up, down = camera.clip(some_points()), camera.clip(some_points(), y_down=True)
+    assert torch.allclose(down, up * torch.tensor([1.0, -1.0, 1.0, 1.0]), atol=1e-6)
+
+
 def test_same_pixels_as_blenders_lens_and_shift():
     """Blender projects with lens, sensor and shift: x = w/2 + s (f x/z - shift_x), s the larger side (fit AUTO)."""
     camera = some_camera(1)

@@ -40,7 +40,7 @@ def square(n: int = 1, tilt: float = 0.0) -> dict:
         "verts": verts,
         "tri": tri,
         "uv": torch.stack([x + 0.5, y + 0.5], dim=-1).reshape(-1, 2),
-        "vertex_palette_rgb": torch.full((1, count, 3), 0.5),
+        "vertex_palette_linear": torch.full((1, count, 3), 0.5),
         "is_skin_tri": torch.ones(len(tri), dtype=torch.bool),
         "ao": torch.ones(count),
     }
@@ -97,7 +97,7 @@ def bumpy_scene(batch: int = 2, n: int = 24) -> dict:
     centre = verts[0][scene["tri"].long()].mean(dim=1)
     scene["is_skin_tri"] = centre[:, 0] < 0.2
     scene["ao"] = 0.5 + 0.5 * torch.rand(verts.shape[1], generator=generator)
-    scene["vertex_palette_rgb"] = torch.rand(1, verts.shape[1], 3, generator=generator).requires_grad_()
+    scene["vertex_palette_linear"] = torch.rand(1, verts.shape[1], 3, generator=generator).requires_grad_()
     texture = torch.rand(1, 3, 16, 16, generator=generator)
     scene["skin_texture"] = torch.nn.functional.interpolate(texture, 64, mode="bilinear").requires_grad_()
     scene["lights"] = random_lights(batch, generator)
@@ -114,12 +114,12 @@ def test_one_kernel_equals_the_formula_in_torch(raster, point_light):
     leaves = [t.clone().requires_grad_() for t in (lights.sh, lights.sun_direction, lights.sun_rgb)]
     position = torch.tensor([[0.5, 0.4, 1.0], [-0.5, 0.8, 1.2]]).requires_grad_() if point_light else None
     scene["lights"] = Lights(*leaves, position)
-    wanted = [scene["skin_texture"], scene["vertex_palette_rgb"], scene["verts"], leaves[0], leaves[2]]
+    wanted = [scene["skin_texture"], scene["vertex_palette_linear"], scene["verts"], leaves[0], leaves[2]]
     wanted.append(position if point_light else leaves[1])
     picture = render(raster, **scene)
     composed = linear_to_srgb(picture.albedo_linear * picture.shading) * picture.covered
     # The same antialiasing on both, so that only the shading differs.
-    pos = scene["camera"].clip(scene["verts"]) * torch.tensor([1.0, -1.0, 1.0, 1.0])
+    pos = scene["camera"].clip(scene["verts"], y_down=True)
     smooth = raster.antialias(composed, picture.rast, pos, scene["tri"])
     assert (smooth - picture.rgb_unclipped).abs().max() < 2e-3 if point_light else 2e-5
     g = torch.rand(smooth.shape, generator=torch.Generator().manual_seed(1))
@@ -133,7 +133,7 @@ def test_one_kernel_equals_the_formula_in_torch(raster, point_light):
     ("name", "geometry"),
     [
         ("skin_texture", False),
-        ("vertex_palette_rgb", False),
+        ("vertex_palette_linear", False),
         ("sh", False),
         ("verts", True),
         ("translation", True),

@@ -50,7 +50,7 @@ class Start:
         self.out, (self.weight, self.bare, self.cheeks) = self._picture()
 
     def _picture(self) -> tuple[RenderOutput, tuple[Tensor, Tensor, Tensor]]:
-        out, _ = self.energy.look(self.params)
+        out, _ = self.energy.look(self.params, self.energy.target.frames.cameras(self.params))
         return out, self.energy.person.masks(out)
 
     def skin(self) -> Tensor:

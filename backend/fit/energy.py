@@ -14,13 +14,14 @@ from backend.fit.conditions import Conditions
 from backend.fit.config import StageConfig
 from backend.fit.losses import as_grey
 from backend.fit.parameters import DISTANCE_PRIOR, CropFrames, FitParameters
-from backend.fit.person import SHADED, Person
+from backend.fit.person import SHADED, Person, Subject
 from backend.fit.pins import PinTargets
 from backend.fit.skin import USUAL_TONE, log_luma, usual_ratios
 from backend.fit.views import View, expression_stiffness
-from backend.networks.crop import Sampling, differentiable_crop
+from backend.networks.crop import Cropper, Sampling, differentiable_crop
 from backend.networks.facemesh import FaceMesh, points5
 from backend.networks.fan import FanLandmarks
+from backend.render.camera import Camera
 from backend.render.lights import Lights
 from backend.render.render import RenderOutput
 
@@ -119,9 +120,9 @@ class Energy:
         self.any_grey, self.any_tint = bool(target.grey.any()), bool(target.has_tint.any())
         self.shaded = torch.tensor([name in SHADED for name in self.person.head.palette_names], device=device)
         self.landmark_model = self.person.landmark_model()
-        side = self.stage.crop_size
-        self.mesh_sampling = Sampling.of(target.mesh_transform, side)
-        self.chip_sampling = Sampling.of(target.chip_transform, side)
+        crop = (self.stage.crop_size, self.stage.crop_size)
+        self.mesh_crop = Cropper.fixed(target.mesh_transform, self.mesh.crop_size, crop)
+        self.chip_crop = Cropper.fixed(target.chip_transform, self.identity.chip_size, crop)
 
     @staticmethod
     def of_person(person: Person, views: list[View], identity: torch.nn.Module, mesh: FaceMesh | FanLandmarks,
@@ -182,16 +183,16 @@ class Energy:
         """Random second views of one person for `count` iterations, on the CPU."""
         return Conditions.draw(count, rng, len(self.person.head.expression))
 
-    def look(self, params: FitParameters) -> tuple[RenderOutput, Tensor]:
-        """The crops rendered, and the maps (P, 3, R, R) that they show."""
-        head, views = self.person.head, len(params.expression)
-        offsets = None if params.offsets is None else self.of_views(params.offsets)
-        identity = self.of_views(params.identity).expand(views, -1)
-        verts1 = head.subdivide(head.cage(identity, params.expression, offsets))
-        texture = self.person.generator(params.latent, self.stage.texture_size)
-        out = self.person.picture(verts1, self.of_views(texture), self.of_views(params.palette),
-                                  self.target.frames.cameras(params), params.lights())
-        return out, texture
+    def look(self, params: FitParameters, cameras: Camera) -> tuple[RenderOutput, Subject]:
+        """The crops rendered, and whom they show; `cameras` of the crops."""
+        person, head = self.person, self.person.head
+        subject = Subject(head.neutral(params.identity, params.offsets),
+                          person.generator(params.latent, self.stage.texture_size),
+                          person.vertex_colours(params.palette))
+        verts1 = head.subdivide(head.expressed(self.of_views(subject.neutral), params.expression))
+        out = person.picture(verts1, self.of_views(subject.texture), self.of_views(subject.colours),
+                             cameras, params.lights())
+        return out, subject
 
     def __call__(self, params: FitParameters, conditions: Conditions, clock: Clock | None = None
                  ) -> tuple[dict[str, Tensor], Tensor]:
@@ -200,15 +201,16 @@ class Energy:
         params: of P people together. conditions: (P, ...) of the second views.
         """
         weights, person, target, clock = self.stage.weights, self.person, self.target, clock or Clock()
+        cameras = target.frames.cameras(params)
         with clock("render"):
-            out, texture = self.look(params)
+            out, subject = self.look(params, cameras)
             rgb = as_grey(out.rgb, target.grey) if self.any_grey else out.rgb
             weight, bare, _ = person.masks(out)
             # Behind the head and where hair lies over it the networks see the photo itself: only the head's visible
             # pixels carry gradients.
             visible = 1 - bare * (1 - target.skin)
             mask = weight * visible * target.inside
-            composed = visible * rgb + (1 - visible * out.alpha) * target.photo
+            composed = target.photo.addcmul(visible, rgb.addcmul(out.alpha, target.photo, value=-1))
         terms: dict[str, Tensor] = {}
         pictures = composed.permute(0, 3, 1, 2)
         if weights.pixel:
@@ -216,32 +218,30 @@ class Energy:
                                                       people=len(self.views))
         if weights.landmark:
             with clock("landmark network"):
-                crops = differentiable_crop(pictures, target.mesh_transform, self.mesh.crop_size, self.mesh_sampling)
-                points, _ = self.mesh(crops)
+                points, _ = self.mesh(self.mesh_crop(pictures))
                 distance = losses.landmark_distance(points[..., :2], target.photo_points[..., :2], target.net_unit)
                 terms["landmark"] = self.over_views(distance)
         if weights.landmark_mesh:
-            terms["landmark_mesh"] = self.over_views(self.mesh_landmarks(params))
+            terms["landmark_mesh"] = self.over_views(self.mesh_landmarks(params, cameras))
         if weights.tint and self.any_tint:
-            terms["tint"] = target.has_tint * losses.gaussian_prior(losses.tint(texture) - target.usual_tint)
+            terms["tint"] = target.has_tint * losses.gaussian_prior(losses.tint(subject.texture) - target.usual_tint)
         if self.pins:
-            terms["pins"] = self.pin_distance(params)
+            terms["pins"] = self.pin_distance(params, cameras)
         if weights.tone:
-            terms["tone"] = losses.tone_prior(losses.mean_colour(texture, person.cheek_map), target.usual_hue)
-        self.identity_terms(params, pictures, texture, conditions, terms, clock)
+            terms["tone"] = losses.tone_prior(losses.mean_colour(subject.texture, person.cheek_map), target.usual_hue)
+        self.identity_terms(params, pictures, subject, conditions, terms, clock)
         terms.update(self.priors(params))
         return terms, rgb
 
-    def identity_terms(self, params: FitParameters, pictures: Tensor, texture: Tensor, conditions: Conditions,
+    def identity_terms(self, params: FitParameters, pictures: Tensor, subject: Subject, conditions: Conditions,
                        terms: dict[str, Tensor], clock: Clock) -> None:
         """`L_id`, `L_con` on the render and `L_id^` on a second render under random conditions, in one network pass."""
         weights, target, chips = self.stage.weights, self.target, []
         if weights.identity or weights.content:
-            chips.append(differentiable_crop(pictures, target.chip_transform, self.identity.chip_size,
-                                             self.chip_sampling))
+            chips.append(self.chip_crop(pictures))
         if weights.identity_random:
             with clock("render"):
-                chips.append(self.random_chips(params, texture, conditions))
+                chips.append(self.random_chips(params, subject, conditions))
         if not chips:
             return
         with clock("identity network"):
@@ -256,12 +256,12 @@ class Energy:
             likeness = self.identity.similarity(self.of_views(embedding[-len(self.views):]), target.photo_embedding)
             terms["identity_random"] = 1 - self.over_views(likeness)
 
-    def random_chips(self, params: FitParameters, texture: Tensor, conditions: Conditions) -> Tensor:
+    def random_chips(self, params: FitParameters, subject: Subject, conditions: Conditions) -> Tensor:
         """The same people under an expression, camera and light drawn at random (Eq. 4): chips (P, 3, size, size)."""
         person, camera = self.person, conditions.camera
-        cage = person.head.cage(params.identity, conditions.expression, params.offsets)
-        verts1 = person.head.subdivide(cage)
-        out = person.picture(verts1, texture, params.palette, camera, self.tinted(conditions.lights, params))
+        verts1 = person.head.subdivide(person.head.expressed(subject.neutral, conditions.expression))
+        lights = self.tinted(conditions.lights, params)
+        out = person.picture(verts1, subject.texture, subject.colours, camera, lights)
         picture = out.rgb + (1 - out.alpha) * conditions.backdrop
         if self.any_grey:
             picture = as_grey(picture, self.first_grey)
@@ -279,20 +279,20 @@ class Energy:
         tint = torch.stack([self.over_views(channel) for channel in hue.unbind(1)], 1).exp()
         return replace(lights, sh=lights.sh * tint[:, None], sun_rgb=lights.sun_rgb * tint)
 
-    def mesh_landmarks(self, params: FitParameters) -> Tensor:
+    def mesh_landmarks(self, params: FitParameters, cameras: Camera) -> Tensor:
         """(V,) distance of the projected mesh landmarks to the photo's, see `losses.landmark_distance`; what some count
         more comes on top, so that the others count as ever."""
         model, target = self.landmark_model, self.target
         shaped = target.landmark_mean + torch.tensordot(params.identity, model.identity, 1)
         points = self.of_views(shaped) + torch.tensordot(params.expression, model.expression, 1)
-        projected = target.frames.cameras(params).project(points)
+        projected = cameras.project(points)
         weights = model.weights * target.trust
         distance = losses.landmark_distance(projected, target.points, target.unit, weights)
         return distance * (weights.sum(1) / model.weights.sum())
 
-    def pin_distance(self, params: FitParameters) -> Tensor:
+    def pin_distance(self, params: FitParameters, cameras: Camera) -> Tensor:
         """(1,) sum over all pins of their distance to the projected head, see `losses.landmark_distance`."""
-        total, cameras, frames = [], self.target.frames.cameras(params), self.target.frames
+        total, frames = [], self.target.frames
         for i, pins in self.pins.items():
             points = pins.model.points(params.identity[0], params.expression[i])[None]
             projected = cameras.select(slice(i, i + 1)).project(points)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """From parameters to geometry and pictures: the one place where head model, generator and renderer meet."""
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -10,6 +11,7 @@ from backend.fit.losses import TINT_SIZE
 from backend.fit.parameters import FitParameters
 from backend.head.model import HeadModel
 from backend.render.camera import Camera
+from backend.render.color import srgb_to_linear
 from backend.render.lights import Lights
 from backend.render.raster import Rasterizer
 from backend.render.render import RenderOutput, render
@@ -28,6 +30,14 @@ DEFAULT_PALETTE = {"sclera": (0.76, 0.73, 0.71), "iris": (0.30, 0.22, 0.16), "li
 """Colours where the optimisation starts, sRGB. The sclera is darker than it is: lids and lashes shade it."""
 SHADED = ("sclera", "iris", "limbus", "teeth")
 """What lies in the shade of lids, lashes and lips."""
+
+
+class Subject(NamedTuple):
+    """What all pictures of P people show: neutral cages (P, V0, 3), maps (P, 3, R, R), `vertex_colours` (P, V1, 3)."""
+
+    neutral: Tensor
+    texture: Tensor
+    colours: Tensor
 
 
 @dataclass
@@ -83,6 +93,7 @@ class Person:
         head = self.head
         neutral = head.verts0 if offsets is None else head.verts0 + offsets
         basis = torch.einsum("nv,mvc->mnc", rows, torch.cat([neutral[None], head.identity, head.expression]))
+        basis = basis.contiguous()
         k = len(head.identity)
         return LandmarkModel(basis[0], basis[1:1 + k], basis[1 + k:], weights)
 
@@ -102,10 +113,13 @@ class Person:
         cage = self.head.cage(params.identity[None].expand(views, -1), params.expression, offsets)
         return cage, self.head.subdivide(cage)
 
-    def picture(self, verts1: Tensor, texture: Tensor, palette: Tensor, camera: Camera, lights: Lights) -> RenderOutput:
-        """Renders level-1 vertices (B, V1, 3) with textures (B or 1, 3, R, R) and palettes (B or 1, N, 3)."""
+    def vertex_colours(self, palette: Tensor) -> Tensor:
+        """Linear colours (P, V1, 3) of the level-1 vertices outside the skin from palettes (P, N, 3)."""
+        return srgb_to_linear(self.head.palette_weights1 @ palette)
+
+    def picture(self, verts1: Tensor, texture: Tensor, colours: Tensor, camera: Camera, lights: Lights) -> RenderOutput:
+        """Renders level-1 vertices (B, V1, 3) with textures (B or 1, 3, R, R) and `vertex_colours` (B or 1, V1, 3)."""
         head = self.head
-        colours = head.palette_weights1 @ palette
         return render(self.raster, verts1, head.tri1, head.uv1, texture, colours, self.is_skin, head.ao1, camera,
                       lights)
 

@@ -91,7 +91,7 @@ def visibility(person: Person, views: Sequence[View], params: FitParameters, cho
         camera = camera_of(params, [v.frame for v in views], i)
         x0, y0, side = view.box
         camera = camera.crop(x0, y0, CROP / side, (CROP, CROP))
-        clip = camera.clip(verts[i:i + 1]) * verts.new_tensor([1.0, -1.0, 1.0, 1.0])
+        clip = camera.clip(verts[i:i + 1], y_down=True)
         rast = raster.rasterize(clip, head.tri1, camera.size)
         depth = raster.interpolate(clip[..., 3:], rast, head.tri1, clip)[0, ..., 0]
         pixel = camera.project(verts[i:i + 1, chosen])[0]

@@ -19,6 +19,7 @@ from torch import Tensor
 from backend.assets import require
 from backend.head.parts import PARTS
 from backend.paths import cache_dir
+from backend.sparse import SparseMap
 
 VERSION = 1
 """Version of the cached file's contents."""
@@ -61,7 +62,7 @@ class HeadModel:
     PARTS = PARTS
 
     def __post_init__(self) -> None:
-        self._subdivision_t = self.subdivision.to_sparse_coo().t().coalesce().to_sparse_csr()
+        self._subdivide = SparseMap(self.subdivision)
 
     @property
     def device(self) -> torch.device:
@@ -88,16 +89,22 @@ class HeadModel:
 
         Fewer than K coefficients stand for zeros after them.
         """
-        moved = identity @ self.identity[: identity.shape[-1]].flatten(1) + expression @ self.expression.flatten(1)
-        verts = self.verts0 + moved.unflatten(1, (-1, 3))
+        return self.expressed(self.neutral(identity, offsets), expression)
+
+    def neutral(self, identity: Tensor, offsets: Tensor | None = None) -> Tensor:
+        """Neutral cage vertices (B, V0, 3); see `cage`."""
+        verts = self.verts0 + (identity @ self.identity[: identity.shape[-1]].flatten(1)).unflatten(1, (-1, 3))
         return verts if offsets is None else verts + offsets
+
+    def expressed(self, neutral: Tensor, expression: Tensor) -> Tensor:
+        """Cage vertices (B, V0, 3) of neutral ones (B or 1, V0, 3) with weights (B, 52)."""
+        return neutral + (expression @ self.expression.flatten(1)).unflatten(1, (-1, 3))
 
     def subdivide(self, cage: Tensor) -> Tensor:
         """Level 1 (B, V1, C) of values (B, V0, C) on the cage."""
         batch, count, channels = cage.shape
         columns = cage.permute(1, 0, 2).reshape(count, batch * channels)
-        fine = _SparseProduct.apply(self.subdivision, self._subdivision_t, columns)
-        return fine.reshape(-1, batch, channels).permute(1, 0, 2)
+        return self._subdivide(columns).reshape(-1, batch, channels).permute(1, 0, 2)
 
     def landmarks(self, verts1: Tensor, which: str = "68") -> Tensor:
         """Landmarks (B, N, 3) on level-1 vertices (B, V1, 3); NaN-free: a point not placed is the origin.
@@ -114,26 +121,13 @@ class HeadModel:
         tri, weight = self.landmark_tri[which], self.landmark_weight[which]
         pick = torch.zeros(len(tri), self.subdivision.shape[0], dtype=self.dtype, device=self.device)
         pick.scatter_add_(1, self.tri1[tri.clamp(min=0)].long(), weight * (tri >= 0)[:, None])
-        return (self._subdivision_t @ pick.t()).t()
+        return (self._subdivide.transposed @ pick.t()).t()
 
     def landmark_weights468(self) -> Tensor:
         """(468,) relative weights of the face-mesh points in a least-squares fit, 0 where not placed; the mean is 1."""
         sigma = self.landmark_sigma["468"]
         weight = torch.where(self.landmark_tri["468"] >= 0, 1 / sigma.clamp(min=1e-4) ** 2, torch.zeros_like(sigma))
         return weight / weight.mean()
-
-
-class _SparseProduct(torch.autograd.Function):
-    """Constant sparse matrix times dense columns; its transpose is kept, which is faster than autograd's own."""
-
-    @staticmethod
-    def forward(ctx, matrix: Tensor, transposed: Tensor, columns: Tensor) -> Tensor:
-        ctx.transposed = transposed
-        return matrix @ columns
-
-    @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[None, None, Tensor]:
-        return None, None, ctx.transposed @ gradient.contiguous()
 
 
 def load_head(basis: str = "makehuman", device: str | torch.device = "cpu") -> HeadModel:

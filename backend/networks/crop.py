@@ -7,7 +7,7 @@ A transform is (2, 3) and maps crop pixels to image pixels; pixel centres are at
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from backend.constants import constant
+from backend.sparse import SparseMap
 
 
 def square_transform(centre: Tensor, side: Tensor, rotation: Tensor, size: int) -> Tensor:
@@ -89,6 +90,75 @@ class Sampling:
         return Sampling(level, min(max(math.ceil(float(scales.max()) / 2**level - 0.25), 1), 8))
 
 
+@dataclass(frozen=True)
+class Cropper:
+    """Cuts the same crops out of one image after the other; see `differentiable_crop`.
+
+    grid: (B, h * samples, w * samples, 2), places in the image averaged over blocks as `grid_sample` takes them.
+    table: the pixels of the crops from those of that image, where it is worth to build it.
+    """
+
+    grid: Tensor
+    sampling: Sampling
+    table: SparseMap | None = None
+
+    @staticmethod
+    def of(transform: Tensor, size: int | tuple[int, int], image_size: tuple[int, int],
+           sampling: Sampling | None = None) -> Cropper:
+        """For images of (height, width) pixels; else as `differentiable_crop`."""
+        height, width = (size, size) if isinstance(size, int) else size
+        sampling = sampling or Sampling.of(transform, min(image_size))
+        block = 2**sampling.level
+        grid = _sample_positions(height, width, sampling.samples, transform)
+        span = constant((block * math.ceil(image_size[1] / block), block * math.ceil(image_size[0] / block)), grid)
+        return Cropper(grid / span * 2 - 1, sampling)
+
+    @staticmethod
+    def fixed(transform: Tensor, size: int, image_size: tuple[int, int]) -> Cropper:
+        """For many images that get no gradient to the transform: on a CPU in a fifth of the time (384 to 192 pixels,
+        forward and backward, two threads: 0.9 ms for 5.2)."""
+        found = Cropper.of(transform.detach(), size, image_size)
+        if transform.device.type != "cpu":
+            return found
+        block = 2**found.sampling.level
+        blocks = (math.ceil(image_size[0] / block), math.ceil(image_size[1] / block))
+        return replace(found, table=_bilinear_table(found.grid, found.sampling.samples, blocks))
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Crops (B, C, h, w) of images (B, C, H, W)."""
+        block, samples = 2**self.sampling.level, self.sampling.samples
+        if block > 1:
+            images = F.avg_pool2d(images, block, ceil_mode=True, count_include_pad=False)
+        if self.table is not None:
+            crops = self.table(images.permute(0, 2, 3, 1).flatten(0, 2))
+            batch, height, width = (len(images), self.grid.shape[1] // samples, self.grid.shape[2] // samples)
+            return crops.view(batch, height, width, -1).permute(0, 3, 1, 2)
+        crops = F.grid_sample(images, self.grid, "bilinear", "border", align_corners=False)
+        return F.avg_pool2d(crops, samples) if samples > 1 else crops
+
+
+def _bilinear_table(grid: Tensor, samples: int, image_size: tuple[int, int]) -> SparseMap:
+    """What `Cropper` does on images of (height, width) as a matrix (B * h * w, B * height * width)."""
+    batch, rows, columns = grid.shape[:3]
+    height, width = image_size
+    x = ((grid[..., 0] + 1) * width - 1).div(2).clamp(0, width - 1)
+    y = ((grid[..., 1] + 1) * height - 1).div(2).clamp(0, height - 1)
+    left, top = x.floor(), y.floor()
+    image = torch.arange(batch)[:, None, None]
+    row, column = torch.arange(rows)[:, None] // samples, torch.arange(columns) // samples
+    pixel = (image * (rows // samples) + row) * (columns // samples) + column
+    targets, places, shares = [], [], []
+    for down in (0, 1):
+        for right in (0, 1):
+            share = (1 - (y - top - down).abs()) * (1 - (x - left - right).abs()) / samples**2
+            below, beside = (top.long() + down).clamp(max=height - 1), (left.long() + right).clamp(max=width - 1)
+            targets.append(pixel.flatten())
+            places.append(((image * height + below) * width + beside).flatten())
+            shares.append(share.flatten())
+    shape = (pixel.numel() // samples**2, batch * height * width)
+    return SparseMap.of_entries(torch.cat(targets), torch.cat(places), torch.cat(shares), shape)
+
+
 def differentiable_crop(images: Tensor, transform: Tensor, size: int | tuple[int, int],
                         sampling: Sampling | None = None) -> Tensor:
     """Samples crops; gradients reach the images and the transform.
@@ -106,15 +176,7 @@ def differentiable_crop(images: Tensor, transform: Tensor, size: int | tuple[int
     Returns:
         (B, C, h, w).
     """
-    height, width = (size, size) if isinstance(size, int) else size
-    sampling = sampling or Sampling.of(transform, min(images.shape[-2:]))
-    block, samples = 2**sampling.level, sampling.samples
-    if sampling.level:
-        images = F.avg_pool2d(images, block, ceil_mode=True, count_include_pad=False)
-    grid = _sample_positions(height, width, samples, transform)
-    span = constant((images.shape[-1] * block, images.shape[-2] * block), grid)
-    crops = F.grid_sample(images, grid / span * 2 - 1, "bilinear", "border", align_corners=False)
-    return F.avg_pool2d(crops, samples) if samples > 1 else crops
+    return Cropper.of(transform, size, (images.shape[-2], images.shape[-1]), sampling)(images)
 
 
 def _sample_positions(height: int, width: int, samples: int, transform: Tensor) -> Tensor:

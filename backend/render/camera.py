@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -117,6 +118,11 @@ class Camera:
             size=size,
         )
 
+    @cached_property
+    def matrix(self) -> torch.Tensor:
+        """(B, 3, 3) `rotation` as matrices."""
+        return rotation_matrix(self.rotation)
+
     @property
     def focal(self) -> torch.Tensor:
         """(B,) focal length in pixels."""
@@ -124,20 +130,24 @@ class Camera:
 
     def view(self, points: torch.Tensor) -> torch.Tensor:
         """World points (B or 1, N, 3) to camera space (B, N, 3): +X right, +Y up, -Z ahead, metres."""
-        return points @ rotation_matrix(self.rotation).transpose(1, 2) + self.translation[:, None]
+        return points @ self.matrix.transpose(1, 2) + self.translation[:, None]
 
-    def clip(self, verts: torch.Tensor) -> torch.Tensor:
-        """World points (B or 1, V, 3) to OpenGL clip space (B, V, 4), y up, w = distance along the viewing axis."""
+    def clip(self, verts: torch.Tensor, y_down: bool = False) -> torch.Tensor:
+        """World points (B or 1, V, 3) to OpenGL clip space (B, V, 4), w = distance along the viewing axis.
+
+        y points up, as OpenGL has it, or down: then what the rasteriser draws has row 0 at the top.
+        """
         height, width = self.size
         x, y, z = self.view(verts).unbind(dim=-1)
+        upright = -1.0 if y_down else 1.0
         focal = self.focal[:, None]
         shift_x = 1.0 - 2.0 * self.principal[:, 0:1] / width
-        shift_y = 2.0 * self.principal[:, 1:2] / height - 1.0
+        shift_y = upright * (2.0 * self.principal[:, 1:2] / height - 1.0)
         depth = -z
         return torch.stack(
             [
                 2.0 * focal / width * x - shift_x * depth,
-                2.0 * focal / height * y - shift_y * depth,
+                upright * 2.0 * focal / height * y - shift_y * depth,
                 (depth * (FAR + NEAR) - 2.0 * FAR * NEAR) / (FAR - NEAR),
                 depth,
             ],
@@ -152,7 +162,7 @@ class Camera:
 
     def cam_to_world(self) -> torch.Tensor:
         """(B, 4, 4) camera axes and position in the world, as Blender's and glTF's camera nodes want it."""
-        rotation = rotation_matrix(self.rotation)
+        rotation = self.matrix
         matrix = torch.zeros(rotation.shape[0], 4, 4, dtype=rotation.dtype, device=rotation.device)
         matrix[:, :3, :3] = rotation.transpose(1, 2)
         matrix[:, :3, 3] = -(rotation.transpose(1, 2) @ self.translation[..., None])[..., 0]

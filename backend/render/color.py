@@ -27,4 +27,14 @@ def clip_keeping_gradient(values: torch.Tensor) -> torch.Tensor:
     A render that is brighter than a photo's pixel below white still learns to get darker, and one that is brighter
     than a photo's white pixel differs from it by nothing.
     """
-    return values - (values.detach() - 1.0).clamp_min(0.0)
+    return _Clip.apply(values)
+
+
+class _Clip(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, values: torch.Tensor) -> torch.Tensor:
+        return values.clamp_max(1.0)
+
+    @staticmethod
+    def backward(ctx, gradient: torch.Tensor) -> torch.Tensor:
+        return gradient

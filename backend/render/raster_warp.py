@@ -18,7 +18,7 @@ import torch
 import warp as wp
 
 from backend.render import raster_warp_kernels as kernels
-from backend.render.launch import Launcher, array, bands, total
+from backend.render.launch import CPU_BANDS, Launcher, array, bands, total
 from backend.render.raster import mip_levels
 from backend.render.topology import edge_adjacency, incident_faces
 
@@ -268,9 +268,9 @@ def _mip_chain(launcher: Launcher, tex: torch.Tensor, levels: int) -> torch.Tens
         for view, below in pairwise(views):
             torch.mean(_squares(view), (2, 4), out=below)
         return chain
-    for view in views[:-1]:
-        args = [array(chain), step, view.storage_offset(), view.shape[1], view.shape[2], channels]
-        launcher.over_items(kernels.mip_down, (batch, view.shape[1] // 2), args, view.shape[2])
+    for part in _mip_parts(tex.shape, levels):
+        launcher.side_by_side([partial(launcher.launch, kernels.mip_down, (batch,), [array(chain), step, *args])
+                               for args in part], width * height)
     return chain
 
 
@@ -281,10 +281,28 @@ def _fold_mip_chain(launcher: Launcher, grad: torch.Tensor, shape: tuple[int, ..
         for view, below in reversed(list(pairwise(views))):
             _squares(view).add_(below[:, :, None, :, None], alpha=0.25)
         return views[0]
-    for view in reversed(views[:-1]):
-        args = [array(grad), grad.shape[1], view.storage_offset(), view.shape[1], view.shape[2], shape[3]]
-        launcher.over_items(kernels.mip_up, (shape[0], view.shape[1] // 2), args, view.shape[2])
+    for part in reversed(_mip_parts(shape, levels)):
+        launcher.side_by_side([partial(launcher.launch, kernels.mip_up, shape[:1], [array(grad), grad.shape[1], *args])
+                               for args in part], shape[1] * shape[2])
     return views[0]
+
+
+def _mip_parts(shape: tuple[int, ...], levels: int) -> list[list[list[int]]]:
+    """What `mip_down` fills, one after the other: in halves the levels that two bands of rows share without a rest,
+    then the others; for each the kernel's arguments from `offset` on."""
+    _, height, width, channels = shape
+    shared = 0
+    while shared < levels - 1 and (height // 2) % (CPU_BANDS << shared) == 0:
+        shared += 1
+    parts = []
+    if shared:
+        cuts = [height // 2 * k // CPU_BANDS for k in range(CPU_BANDS + 1)]
+        parts.append([[0, height, width, channels, shared, *rows] for rows in pairwise(cuts)])
+    if shared < levels - 1:
+        offset = sum((height >> k) * (width >> k) for k in range(shared)) * channels
+        height, width = height >> shared, width >> shared
+        parts.append([[offset, height, width, channels, levels - 1 - shared, 0, height // 2]])
+    return parts
 
 
 def _silhouettes(
@@ -296,7 +314,7 @@ def _silhouettes(
     """
     launcher, shape, head = raster.launcher, rast.shape[:3], [_vec4(pos), _vec3i(tri)]
     facing = torch.empty((shape[0], tri.shape[0]), dtype=torch.int8, device=pos.device)
-    launcher.over_items(kernels.facing_forward, facing.shape, [*head, pos.shape[1], array(facing, wp.int8)])
+    launcher.over_items(kernels.facing_forward, facing.shape, [*head, pos.shape[1], array(facing, wp.int8)], 3)
     adjacent = raster.topology(tri, pos.shape[1]).adjacent
     args = [*head, array(adjacent, wp.int32), array(facing, wp.int8), _vec4(rast), pos.shape[1], *shape[1:]]
     room, found = 4096, [0] * launcher.band_count

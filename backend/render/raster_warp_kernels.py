@@ -531,6 +531,62 @@ def texture_lod(
     lod_row(pos, tri, uv, rast, b * vertex_count, texels, width, height, first, stop, out)
 
 
+@wp.func_native("""
+auto run = [&](auto count) {
+    const int given = count;
+    int at = place, h = height, w = width, first = y0, stop = y1;
+    for (int k = 0; k < levels; ++k) {
+        const int half = w / 2, below = at + h * w * given;
+        for (int y = first; y < stop; ++y) {
+            const float *top = chain.data + at + 2 * y * w * given, *bottom = top + w * given;
+            float* target = chain.data + below + y * half * given;
+            for (int x = 0; x < half; ++x, top += 2 * given, bottom += 2 * given, target += given)
+                for (int c = 0; c < given; ++c)
+                    target[c] = 0.25f * (top[c] + top[c + given] + bottom[c] + bottom[c + given]);
+        }
+        at = below, h /= 2, w = half, first /= 2, stop /= 2;
+    }
+};
+struct Three { constexpr operator wp::int32() const { return 3; } };
+if (channels == 3) run(Three());
+else run(channels);
+""")
+def mip_rows_down(
+    chain: wp.array(dtype=float), place: int, height: int, width: int, channels: int, levels: int, y0: int, y1: int
+):
+    """`mip_down` for the rows y0..y1 of the first level that is filled."""
+    ...
+
+
+@wp.func_native("""
+auto run = [&](auto count) {
+    const int given = count;
+    for (int k = levels - 1; k >= 0; --k) {
+        int at = place;
+        for (int j = 0; j < k; ++j) at += (height >> j) * (width >> j) * given;
+        const int w = width >> k, half = w / 2, below = at + (height >> k) * w * given;
+        for (int y = y0 >> k; y < y1 >> k; ++y) {
+            float *top = grad.data + at + 2 * y * w * given, *bottom = top + w * given;
+            const float* source = grad.data + below + y * half * given;
+            for (int x = 0; x < half; ++x, top += 2 * given, bottom += 2 * given, source += given)
+                for (int c = 0; c < given; ++c) {
+                    const float g = 0.25f * source[c];
+                    top[c] += g, top[c + given] += g, bottom[c] += g, bottom[c + given] += g;
+                }
+        }
+    }
+};
+struct Three { constexpr operator wp::int32() const { return 3; } };
+if (channels == 3) run(Three());
+else run(channels);
+""")
+def mip_rows_up(
+    grad: wp.array(dtype=float), place: int, height: int, width: int, channels: int, levels: int, y0: int, y1: int
+):
+    """`mip_up` for the rows y0..y1 of the finest level that gives."""
+    ...
+
+
 @wp.kernel
 def mip_down(
     chain: wp.array(dtype=float),
@@ -539,20 +595,15 @@ def mip_down(
     height: int,
     width: int,
     channels: int,
-    start: int,
+    levels: int,
+    y0: int,
+    y1: int,
 ):
-    """Fill the level after the one at `offset` (height x width) with means of 2x2; launch over (B, height / 2)."""
-    b, y = wp.tid()
-    y += start
-    source = b * step + offset + 2 * y * width * channels
-    below = source + width * channels
-    half = width // 2
-    target = b * step + offset + height * width * channels + y * half * channels
-    for x in range(half):
-        for c in range(channels):
-            i = 2 * x * channels + c
-            top = chain[source + i] + chain[source + i + channels]
-            chain[target + x * channels + c] = 0.25 * (top + chain[below + i] + chain[below + i + channels])
+    """Fill the `levels` after the one at `offset` (height x width) with means of 2x2; launch over (B,).
+
+    Only what comes from the rows y0..y1 of the first of them: both divisible by 2^(levels - 1).
+    """
+    mip_rows_down(chain, wp.tid() * step + offset, height, width, channels, levels, y0, y1)
 
 
 @wp.kernel
@@ -563,23 +614,12 @@ def mip_up(
     height: int,
     width: int,
     channels: int,
-    start: int,
+    levels: int,
+    y0: int,
+    y1: int,
 ):
-    """Transpose of `mip_down`: the level at `offset` gets a quarter of its parent; launch over (B, height / 2)."""
-    b, y = wp.tid()
-    y += start
-    target = b * step + offset + 2 * y * width * channels
-    below = target + width * channels
-    half = width // 2
-    parent = b * step + offset + height * width * channels + y * half * channels
-    for x in range(half):
-        for c in range(channels):
-            i = 2 * x * channels + c
-            g = 0.25 * grad[parent + x * channels + c]
-            grad[target + i] = grad[target + i] + g
-            grad[target + i + channels] = grad[target + i + channels] + g
-            grad[below + i] = grad[below + i] + g
-            grad[below + i + channels] = grad[below + i + channels] + g
+    """Transpose of `mip_down`: a quarter of each texel goes to its four children, from the coarsest level on."""
+    mip_rows_up(grad, wp.tid() * step + offset, height, width, channels, levels, y0, y1)
 
 
 @wp.func_native("""

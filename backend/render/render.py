@@ -9,7 +9,6 @@ from functools import cached_property
 
 import torch
 
-from backend.constants import constant
 from backend.render.camera import Camera
 from backend.render.color import clip_keeping_gradient, linear_to_srgb, srgb_to_linear
 from backend.render.lights import Lights
@@ -114,7 +113,7 @@ def render(
     tri: torch.Tensor,
     uv: torch.Tensor,
     skin_texture: torch.Tensor,
-    vertex_palette_rgb: torch.Tensor,
+    vertex_palette_linear: torch.Tensor,
     is_skin_tri: torch.Tensor,
     ao: torch.Tensor,
     camera: Camera,
@@ -132,7 +131,7 @@ def render(
         tri: (T, 3) int32.
         uv: (V, 2) texture coordinates, v up; used on skin triangles.
         skin_texture: (B or 1, 3, H, W) sRGB-encoded, row 0 at v = 1.
-        vertex_palette_rgb: (B or 1, V, 3) sRGB-encoded colours of the vertices outside the skin.
+        vertex_palette_linear: (B or 1, V, 3) linear colours of the vertices outside the skin.
         is_skin_tri: (T,) bool.
         ao: (V,) or (B, V) ambient occlusion, 1 = open.
         camera: its size is the picture's.
@@ -140,11 +139,11 @@ def render(
     """
     batch = verts.shape[0]
     # The rasteriser's row 0 is its bottom row: with y flipped its images come out with row 0 at the top.
-    pos = camera.clip(verts) * constant((1.0, -1.0, 1.0, 1.0), verts)
+    pos = camera.clip(verts, y_down=True)
     rast = raster.rasterize(pos, tri, camera.size)
     attributes = [
         raster.vertex_normals(verts, tri),
-        srgb_to_linear(vertex_palette_rgb).expand(batch, -1, -1),
+        vertex_palette_linear.expand(batch, -1, -1),
         ao.expand(batch, -1)[..., None],
         *([] if lights.point_position is None else [lights.towards_point(verts)]),
     ]
@@ -173,7 +172,7 @@ def render_image(
     tri: torch.Tensor,
     uv: torch.Tensor,
     skin_texture: torch.Tensor,
-    vertex_palette_rgb: torch.Tensor,
+    vertex_palette_linear: torch.Tensor,
     is_skin_tri: torch.Tensor,
     ao: torch.Tensor,
     camera: Camera,
@@ -191,7 +190,7 @@ def render_image(
         bottom = min(height, top + rows)
         first, last = max(0, top - 1), min(height, bottom + 1)
         strip = camera.crop(0.0, float(first), 1.0, (last - first, width))
-        output = render(raster, verts, tri, uv, skin_texture, vertex_palette_rgb, is_skin_tri, ao, strip, lights)
+        output = render(raster, verts, tri, uv, skin_texture, vertex_palette_linear, is_skin_tri, ao, strip, lights)
         for name in fields:
             parts[name].append(getattr(output, name)[:, top - first : bottom - first].clone())
     return {name: torch.cat(strips, dim=1) for name, strips in parts.items()}

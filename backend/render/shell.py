@@ -10,7 +10,6 @@ from functools import cached_property
 import numpy as np
 import torch
 
-from backend.constants import constant
 from backend.render.camera import Camera
 from backend.render.lights import Lights
 from backend.render.raster import Rasterizer
@@ -124,7 +123,7 @@ def _add(
     a, b = (places[:, 1:] - places[:, :1]).unbind(1)
     near = a[:, 0] * b[:, 1] - a[:, 1] * b[:, 0] < 0  # rows of a picture go down
     colours, cover = shell.texture.split((3, 1), 1)
-    open_sky, pos = torch.ones_like(verts[..., 0]), camera.clip(verts) * constant((1.0, -1.0, 1.0, 1.0), verts)
+    open_sky, pos = torch.ones_like(verts[..., 0]), camera.clip(verts, y_down=True)
     behind = depth
     for side in (~near, near):
         tri = triangles[side].contiguous()

@@ -136,7 +136,7 @@ def _nearest(raster: Rasterizer, head: HeadModel, verts1: Tensor, camera: Camera
     scale = DEPTH_PIXELS / side
     size = tuple(max(8, math.ceil(float(d) * scale)) for d in (high - low).flip(0))
     window = camera.crop(low[0], low[1], scale, size)
-    clip = window.clip(verts1) * verts1.new_tensor([1.0, -1.0, 1.0, 1.0])
+    clip = window.clip(verts1, y_down=True)
     rast = raster.rasterize(clip, head.tri1, size)
     surface = raster.interpolate(clip[..., 3:], rast, head.tri1)[0, ..., 0]
     surface = torch.where(rast[0, ..., 3] > 0, surface, torch.full_like(surface, torch.inf))

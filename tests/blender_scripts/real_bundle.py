@@ -22,6 +22,7 @@ from synthetic_bundle import (
 from backend.head.model import HeadModel, load_head
 from backend.head.stat import COMPONENTS
 from backend.render.camera import Camera
+from backend.render.color import srgb_to_linear
 from backend.render.lights import Lights
 from backend.render.raster import get_rasterizer
 from backend.render.render import render
@@ -110,8 +111,9 @@ def make(folder: Path, seed: int = 3, wears: str = "") -> dict[str, np.ndarray]:
     camera, lights = Camera.from_result(view["camera"]), Lights.from_result(view["lights"])
     palette = torch.tensor([result["palette"][name] for name in head.palette_names])
     texture = torch.tensor(albedo / 255.0, dtype=torch.float32).permute(2, 0, 1)[None]
-    out = render(get_rasterizer("cpu"), verts1, head.tri1, head.uv1, texture, (head.palette_weights1 @ palette)[None],
-                 head.tri1_part == 0, head.ao1, camera, lights)
+    out = render(get_rasterizer("cpu"), verts1, head.tri1, head.uv1, texture,
+                 srgb_to_linear(head.palette_weights1 @ palette)[None], head.tri1_part == 0, head.ao1,
+                 camera, lights)
     picture, share = Picture.of(out), torch.zeros_like(out.alpha[0])
     if wears:
         standing = put_on(folder, head, neutral, wears)
