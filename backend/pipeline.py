@@ -10,6 +10,7 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -462,16 +463,18 @@ def json_bytes(value: object) -> bytes:
     return json.dumps(value, indent=1, allow_nan=False).encode()
 
 
-def rerender(bundle: str | Path, out: str | Path | None = None, device: str = "auto") -> dict[str, bytes]:
+def rerender(bundle: str | Path, out: str | Path | None = None, device: str = "auto", models: Models | None = None,
+             **changes: Any) -> dict[str, bytes]:
     """Rebuilds mesh, textures and pictures of a bundle from its parameters (the paper's "700 floats") and its photos.
 
-    Returns the files' contents and, with `out`, writes them there as a bundle of their own.
+    Returns the files' contents and, with `out`, writes them there as a bundle of their own. changes: options that are
+    to be other than they were, `refine=False`, say.
     """
     source = read_bundle(bundle)
-    result = source.result
+    result = {**source.result, "options": {**source.result["options"], **changes}}
     options = Options(**{**result["options"], "device": device, "out": None})
     where = choose_device(device)
-    person = Models().person(options, where)
+    person = (models or Models()).person(options, where)
     if person.generator.sha256 != result["texture"]["generator_sha256"]:
         raise GanfitError("layout_mismatch", "The bundle was made with another texture generator.",
                           hint="Give the same generator file with --generator.")

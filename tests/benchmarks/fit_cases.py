@@ -24,13 +24,14 @@ def main() -> None:
     job = json.loads(sys.argv[1])
     threading.Thread(target=_end_with_parent, daemon=True).start()
     from backend.options import Options
-    from backend.pipeline import Models
+    from backend.pipeline import Models, rerender
 
     models = Models()
     for case in job["cases"]:
         row = fit(case, Options(**job["options"], out=case["out"]), models)
         if case.get("bare") and "error" not in row:
-            write_bare(Path(case["out"]), case["bare"], models)
+            rerender(case["out"], case["bare"], job["options"].get("device", "auto"), models,
+                     refine=False, hair=False, glasses=False)  # the generator's own map
         partial = Path(case["row"]).with_suffix(".part")
         partial.write_text(json.dumps(row, indent=1), "utf-8")
         os.replace(partial, case["row"])
@@ -54,26 +55,6 @@ def fit(case: dict, options: object, models: object) -> dict:
     row |= {"ended": time.time(), "rss_mb": memory_mb()}
     row |= {"peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6}
     return row
-
-
-def write_bare(bundle: Path, out: str, models: object) -> None:
-    """The bundle's fit once more as a bundle of its own, with nothing of the photo on the generator's map."""
-    import numpy as np
-    from PIL import Image
-
-    from backend.assemble import assemble
-    from backend.bundle import read_bundle, write_bundle
-    from backend.options import Options
-    from backend.pipeline import bundle_contents, choose_device, json_bytes, refined
-
-    source = read_bundle(bundle)
-    options = Options.from_dict(source.result["options"]).replace(refine=False, hair=False, glasses=False, out=None)
-    device = choose_device(options.device)
-    result = {**source.result, "options": options.to_dict()}
-    photos = [np.asarray(Image.open(bundle / view["files"]["photo"]).convert("RGB")) for view in result["views"]]
-    scene = assemble(result, models.person(options, device), device, source.head["offsets"])
-    contents = bundle_contents(refined(scene, result, photos), result, photos)
-    write_bundle(out, contents | {"result.json": json_bytes(result)})
 
 
 def memory_mb() -> float:
