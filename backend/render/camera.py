@@ -120,7 +120,7 @@ class Camera:
 
     @cached_property
     def matrix(self) -> torch.Tensor:
-        """(B, 3, 3) `rotation` as matrices."""
+        """(B, 3, 3) `rotation` as matrices, made once: where gradients go to it, a camera serves one backward pass."""
         return rotation_matrix(self.rotation)
 
     @property
