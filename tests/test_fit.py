@@ -135,8 +135,8 @@ def test_people_fitted_together_are_fitted_as_if_alone(models: Models, astronaut
     and the others do not notice.
 
     Losses are not compared along the two ways: rounding moves an edge over a pixel's centre or a unit of a network over
-    its kink, which changes a gradient by a twentieth, so that the ways part after two steps. The draws' seed is one whose
-    ways stay together for three: two or three of eight do not.
+    its kink, which changes a gradient by a twentieth, so that the ways part after two steps. The draws' seed is one
+    whose ways stay together for three: two or three of eight do not.
     """
     picture, device = Image.open(astronaut).convert("RGB"), torch.device("cpu")
     person = models.person(QUICK, device)
