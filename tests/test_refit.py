@@ -178,6 +178,10 @@ def test_a_sculpt_is_kept_and_texture_light_and_camera_are_found_again(
     again = rerender(tmp_path / "done")
     for name in ("head.npz", "head.glb", "landmarks68.json", "render_00.png", "albedo.png"):
         assert again[name] == done.read(name), name
+    bare = rerender(tmp_path / "done", models=models, refine=not done.result["options"]["refine"])
+    assert json.loads(bare["result.json"])["options"] == {**done.result["options"],
+                                                          "refine": not done.result["options"]["refine"]}
+    assert bare["head.npz"] == done.read("head.npz") and bare["albedo.png"] != done.read("albedo.png")
 
 
 def colour_error(known: Known, render: bytes) -> float:
